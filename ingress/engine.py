@@ -1,0 +1,169 @@
+"""The engine contract, and how an engine is found and called.
+
+An engine is a callable ``(request, context)`` (or ``(request)``) that returns an async
+iterator, or a coroutine function that returns one; or an object with such a ``generate`` and,
+if it likes, ``startup()``, ``ready()`` and ``shutdown()``. Raising when called is a refusal
+(error prologue); raising while iterated is a failure (error item).
+"""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any, Protocol, TypeAlias, cast
+
+import msgspec
+
+from dialback.errors import ConfigError, DeserializationError
+from dialback.ingress.context import Context
+
+Responses: TypeAlias = AsyncIterator[Any]
+
+
+class Generate(Protocol):
+    """An engine function."""
+
+    def __call__(self, request: Any, context: Context, /) -> Any:
+        """Return an async iterator of JSON-able values, or an awaitable of one."""
+
+
+class Engine:
+    """A user's engine behind one interface."""
+
+    def __init__(self, target: object, *, name: str = "") -> None:
+        """Take an engine function or object.
+
+        Raises:
+            ConfigError: If it is not callable and has no ``generate``.
+        """
+        generate = getattr(target, "generate", target)
+        if not callable(generate):
+            raise ConfigError(
+                f"engine {name or target!r} is not callable and has no generate():"
+                " write `async def generate(request, context): yield ...`"
+            )
+        self.name = name or _name_of(target)
+        self._target = target
+        self._generate = generate
+        self._takes_context = _takes_context(generate, self.name)
+        self._convert = _converter(generate)
+
+    def convert(self, value: object) -> object:
+        """Return the request as the engine's annotation wants it.
+
+        Raises:
+            DeserializationError: If it does not fit the annotation.
+        """
+        try:
+            return self._convert(value)
+        except ValueError as error:  # msgspec's and pydantic's validation errors are such
+            raise DeserializationError(f"request does not fit the engine: {error}") from error
+
+    async def start(self, request: object, context: Context) -> Responses:
+        """Call the engine and return its stream.
+
+        Raises:
+            Exception: Whatever the engine raises: it refuses the request.
+            TypeError: If it returns no async iterator.
+        """
+        stream = (
+            self._generate(request, context) if self._takes_context else self._generate(request)
+        )
+        if inspect.isawaitable(stream):
+            stream = await stream
+        if not isinstance(stream, AsyncIterable):
+            kind = type(stream).__name__
+            raise TypeError(f"engine {self.name} returned {kind}, no async iterator")
+        return aiter(cast("AsyncIterable[Any]", stream))
+
+    async def startup(self) -> None:
+        """Run the engine's ``startup()``, if it has one."""
+        await self._call("startup")
+
+    async def shutdown(self) -> None:
+        """Run the engine's ``shutdown()``, if it has one."""
+        await self._call("shutdown")
+
+    async def ready(self) -> bool:
+        """Return what the engine's ``ready()`` says; True without one."""
+        answer = await self._call("ready")
+        return True if answer is None else bool(answer)
+
+    async def _call(self, name: str) -> object:
+        method = getattr(self._target, name, None)
+        if method is None or self._generate is self._target:
+            return None
+        answer = method()
+        return await answer if inspect.isawaitable(answer) else answer
+
+
+def load_engine(reference: str) -> Engine:
+    """Import ``module:attribute`` with the working directory on the path, as uvicorn does.
+
+    A class is instantiated without arguments.
+
+    Raises:
+        ConfigError: If the reference is malformed, or module or attribute do not exist.
+    """
+    module_name, colon, attribute = reference.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigError(
+            f"engine {reference!r} is not MODULE:ATTRIBUTE, e.g. examples.echo:generate"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise ConfigError(
+            f"engine {reference!r}: no module {module_name!r} here; run from the folder that has it"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"engine {reference!r}: {module_name} has no {attribute!r}")
+        found = getattr(found, part)
+    return Engine(found() if inspect.isclass(found) else found, name=reference)
+
+
+def _name_of(target: object) -> str:
+    named = target if hasattr(target, "__qualname__") else type(target)
+    return f"{named.__module__}:{getattr(named, '__qualname__', '')}"
+
+
+def _takes_context(generate: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(generate).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not positional:
+        raise ConfigError(f"engine {name} takes no request: write `def generate(request, context)`")
+    return len(positional) > 1
+
+
+def _converter(generate: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Return how a plain value becomes the type of the engine's first parameter."""
+    function = generate if inspect.isroutine(generate) else getattr(generate, "__call__", generate)  # noqa: B004
+    try:
+        hints = typing.get_type_hints(function)
+        first = next(iter(inspect.signature(function).parameters))
+    except (TypeError, ValueError, NameError, StopIteration):
+        return _unchanged
+    wanted = hints.get(first)
+    validate = getattr(wanted, "model_validate", None)  # pydantic's, without importing it
+    if callable(validate):
+        return cast("Callable[[Any], Any]", validate)
+    is_struct = inspect.isclass(wanted) and issubclass(wanted, msgspec.Struct)
+    if is_struct or (inspect.isclass(wanted) and dataclasses.is_dataclass(wanted)):
+        return lambda value: msgspec.convert(value, wanted)
+    return _unchanged
+
+
+def _unchanged(value: Any) -> Any:
+    return value

@@ -1,0 +1,258 @@
+"""One delivery from payload to ending, in the seed's order.
+
+count, parse, transit time, dial and handshake, engine, prologue, items, final, sentinel, the
+requester's FIN. The in-flight gauge and the duration are released on every way out. What an
+ending means for the message is the queue's business (overview, sections 3 and 8).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from dialback.errors import (
+    CallHomeForbiddenError,
+    DeserializationError,
+    DialError,
+    PublishError,
+)
+from dialback.ingress.engine import Engine
+from dialback.ingress.exchange import Exchange, ExchangeTools, IngressSettings, Progress
+from dialback.ingress.request import (
+    CallHome,
+    Parse,
+    ParsedRequest,
+    Rejection,
+    parse_unary,
+    request_id_for,
+)
+from dialback.metrics.names import ErrorType
+from dialback.metrics.service import ServiceMetrics
+from dialback.metrics.work_handler import WorkHandlerMetrics
+from dialback.outcomes import (
+    Delivery,
+    Ending,
+    Finished,
+    HandedBack,
+    Outcome,
+    Revocation,
+    Revoked,
+    Superseded,
+)
+from dialback.transport.dial import Dialer
+from dialback.transport.dynamo_errors import backend_error, describe
+from dialback.transport.items import encode_error_item, encode_final
+from dialback.transport.messages import DynamoError
+from dialback.transport.sender import ResponseSender
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_NS: Final = 1_000_000_000
+
+
+class Ingress:
+    """Serves deliveries with one engine. :meth:`handle` is what the queue calls."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        dialer: Dialer,
+        *,
+        metrics: WorkHandlerMetrics,
+        service: ServiceMetrics,
+        settings: IngressSettings | None = None,
+        parse: Parse = parse_unary,
+        on_healthy: Callable[[], None] = lambda: None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Wire an ingress.
+
+        Args:
+            engine: The user's engine.
+            dialer: Opens response streams.
+            metrics: Dynamo's series.
+            service: Our own series.
+            settings: Grace periods.
+            parse: The dispatch seam.
+            on_healthy: The seed's health notifier: called after each good item that was
+                sent, and at a clean end without any error item.
+            now_ns: Wall clock, Unix nanoseconds.
+        """
+        self._engine = engine
+        self._dialer = dialer
+        self._metrics = metrics
+        self._parse = parse
+        self._now_ns = now_ns
+        self._tools = ExchangeTools(
+            metrics=metrics,
+            service=service,
+            settings=settings or IngressSettings(),
+            on_healthy=on_healthy,
+        )
+
+    async def handle(self, delivery: Delivery) -> Ending:
+        """Serve one delivery; raises nothing but ``CancelledError``."""
+        started = time.monotonic()
+        with self._metrics.track_request(len(delivery.payload)):
+            progress = Progress(started)
+            try:
+                return await self._serve(delivery, progress)
+            except Exception as error:
+                logger.exception(
+                    "fault in dialback itself; please report it",
+                    extra={"sequence": delivery.sequence, "subject": delivery.subject},
+                )
+                return _own_fault(delivery, progress, error)
+
+    async def _serve(self, delivery: Delivery, progress: Progress) -> Ending:
+        parsed = self._parse(delivery)
+        if isinstance(parsed, ParsedRequest):
+            parsed = self._convert(parsed)
+        if isinstance(parsed, Rejection):
+            return await self._reject(parsed)
+        progress.request_id = parsed.request_id
+        if parsed.sent_ns is not None:
+            self._metrics.observe_transit((self._now_ns() - parsed.sent_ns) / _NS)
+        if parsed.expired(self._now_ns()):
+            return await self._expire(parsed)
+        sender = await self._dial(delivery, parsed)
+        if not isinstance(sender, ResponseSender):
+            return sender
+        progress.handshaken = True
+        exchange = Exchange(delivery, parsed, sender, progress, tools=self._tools)
+        try:
+            return await exchange.respond(self._engine)
+        finally:
+            sender.abort()  # nothing to do after an orderly end
+
+    def _convert(self, parsed: ParsedRequest) -> ParsedRequest | Rejection:
+        """Give the engine the type it asks for."""
+        try:
+            return replace(parsed, value=self._engine.convert(parsed.value))
+        except DeserializationError as error:
+            return Rejection(
+                outcome=Outcome.INVALID,
+                error_type=ErrorType.DESERIALIZATION,
+                reason=str(error),
+                request_id=parsed.request_id,
+                call_home=parsed.call_home,
+            )
+
+    # --- answers without an engine ----------------------------------------------------
+
+    async def _reject(self, rejection: Rejection) -> Finished:
+        self._metrics.count_error(rejection.error_type)
+        told = await self._answer(
+            rejection.call_home, backend_error("InvalidArgument", rejection.reason)
+        )
+        return Finished(
+            outcome=rejection.outcome,
+            request_id=rejection.request_id,
+            reason=rejection.reason,
+            error_type=rejection.error_type,
+            caller=str(rejection.call_home.address) if rejection.call_home else "",
+            caller_told=told,
+        )
+
+    async def _expire(self, parsed: ParsedRequest) -> Finished:
+        reason = "the request's deadline passed while it was queued"
+        told = await self._answer(parsed.call_home, backend_error("ResponseTimeout", reason))
+        return Finished(
+            outcome=Outcome.EXPIRED,
+            request_id=parsed.request_id,
+            reason=reason,
+            caller=str(parsed.call_home.address),
+            caller_told=told,
+        )
+
+    async def _answer(self, call_home: CallHome | None, error: DynamoError) -> bool:
+        """Dial and say no: good prologue, error item, final. Return whether it was said.
+
+        Never an error prologue: Dynamo's requesters then avoid the worker for 5 s and
+        migrate the request (protocol section 13).
+        """
+        if call_home is None:
+            return False
+        try:
+            sender = await self._dialer.dial(call_home.address, call_home.subject)
+        except (DialError, CallHomeForbiddenError) as failure:
+            logger.debug("the answer cannot be delivered", extra={"reason": str(failure)})
+            return False
+        try:
+            sender.write_prologue()
+            sender.write_item(encode_error_item(error, call_home.codec))
+            sender.write_final(encode_final(call_home.codec))
+            await sender.finish()
+        except PublishError:
+            return False
+        finally:
+            sender.abort()
+        return True
+
+    # --- the dial ---------------------------------------------------------------------
+
+    async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
+        home = parsed.call_home
+        try:
+            sender = await _unless_revoked(
+                self._dialer.dial(home.address, home.subject, total_timeout=self._left(parsed)),
+                delivery.revocation,
+            )
+        except CallHomeForbiddenError as error:
+            return self._undialled(Outcome.UNSUPPORTED, parsed, str(error), dials=1)
+        except DialError as error:
+            outcome = Outcome.REQUESTER_GONE if error.gone else Outcome.REQUESTER_UNREACHABLE
+            return self._undialled(outcome, parsed, str(error), dials=error.attempts)
+        if sender is not None:
+            return sender
+        if delivery.revocation.reason is Revoked.LEASE_LOST:
+            return Superseded(request_id=parsed.request_id, reason="lease lost while dialling")
+        return HandedBack(request_id=parsed.request_id, reason="shutdown before the handshake")
+
+    def _left(self, parsed: ParsedRequest) -> float | None:
+        limits = [ns for ns in (parsed.start_by_ns, parsed.deadline_ns) if ns is not None]
+        return max(0.1, (min(limits) - self._now_ns()) / _NS) if limits else None
+
+    def _undialled(
+        self, outcome: Outcome, parsed: ParsedRequest, reason: str, *, dials: int
+    ) -> Finished:
+        self._metrics.count_error(ErrorType.RESPONSE_STREAM)
+        return Finished(
+            outcome=outcome,
+            request_id=parsed.request_id,
+            reason=reason,
+            error_type=ErrorType.RESPONSE_STREAM,
+            caller=str(parsed.call_home.address),
+            dials=dials,
+        )
+
+
+def _own_fault(delivery: Delivery, progress: Progress, error: Exception) -> Finished:
+    """A fault of our own: retried before the handshake, final after it (overview section 3)."""
+    outcome = Outcome.ENGINE_FAILED if progress.handshaken else Outcome.REQUESTER_UNREACHABLE
+    return Finished(
+        outcome=outcome,
+        request_id=progress.request_id or request_id_for(delivery),
+        reason=f"fault in dialback: {describe(error)}",
+        items=progress.items,
+    )
+
+
+async def _unless_revoked(work: Awaitable[_T], revocation: Revocation) -> _T | None:
+    """Await ``work``; cancel it and return ``None`` if the delivery is revoked first."""
+    task = asyncio.ensure_future(work)
+
+    def cancel(_: Revoked) -> None:
+        task.cancel()
+
+    revocation.on_revoked(cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if revocation.reason is None or not task.cancelled():
+            task.cancel()
+            raise
+        return None

@@ -1,0 +1,248 @@
+"""One response stream from the engine's call to the last frame: pump, and why it ended.
+
+:func:`run_response` owns the engine's task. The engine runs in a task of its own so that stop,
+kill, a lost connection, a shutdown or a lost lease end it whatever it is waiting for; the
+control frames themselves are read by the connection's callbacks, so even an engine that never
+awaits cannot starve them. What the end means for the request is decided by
+:mod:`dialback.ingress.handler`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from dialback.errors import PublishError, SerializationError
+from dialback.ingress.context import Context
+from dialback.ingress.engine import Engine
+from dialback.outcomes import Revocation, Revoked
+from dialback.transport.items import encode_item
+from dialback.transport.messages import PayloadCodec
+from dialback.transport.response_stream import WorkerEvent
+from dialback.transport.sender import ResponseSender
+
+logger = logging.getLogger(__name__)
+
+ENGINE_CLOSE_TIMEOUT: Final = 5.0
+"""Seconds an engine may take to close after it was cancelled, before it is abandoned."""
+
+
+class StreamEnd(Enum):
+    """Why the engine's part of a response stream ended."""
+
+    DONE = "the engine ended its stream"
+    REFUSED = "the engine refused"
+    FAILED = "the engine failed"
+    STOPPED = "the caller asked to stop"
+    KILLED = "the caller killed the stream"
+    LOST = "the connection was lost"
+    SHUTDOWN = "the worker shut down"
+    LEASE_LOST = "the lease was lost"
+
+
+@dataclass(slots=True)
+class ResponseRun:
+    """What happened on one response stream.
+
+    Attributes:
+        end: Why it ended.
+        items: Items written.
+        accepted: Whether the engine accepted the request (good prologue).
+        error: The engine's exception, or the publish error of a lost connection.
+    """
+
+    end: StreamEnd = StreamEnd.DONE
+    items: int = 0
+    accepted: bool = False
+    error: BaseException | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class ResponseHooks:
+    """What the handler wants to know while a stream runs.
+
+    Attributes:
+        accepted: The prologue was queued.
+        item_written: An item of so many body bytes is about to be queued.
+        item_sent: An item was queued.
+    """
+
+    accepted: Callable[[], None] = field(default=lambda: None)
+    item_written: Callable[[int], None] = field(default=lambda _: None)
+    item_sent: Callable[[], None] = field(default=lambda: None)
+
+
+async def run_response(
+    engine: Engine,
+    value: object,
+    context: Context,
+    sender: ResponseSender,
+    *,
+    codec: PayloadCodec,
+    revocation: Revocation,
+    stop_grace: float,
+    hooks: ResponseHooks,
+) -> ResponseRun:
+    """Call the engine and write its items until something ends the stream.
+
+    Nothing is raised but ``CancelledError``; the engine is closed in every case.
+
+    Args:
+        engine: The engine.
+        value: The request's value.
+        context: Its context; stop and kill are passed on to it.
+        sender: The open response stream, handshake written.
+        codec: Codec of the items.
+        revocation: Ends the stream on shutdown or a lost lease.
+        stop_grace: Seconds an engine has to end after a stop or a shutdown.
+        hooks: Called as the stream goes on.
+    """
+    run = ResponseRun()
+    watch = _Watch(context, stop_grace)
+    sender.on_event(watch.sender_event)
+    revocation.on_revoked(watch.revoked)
+    pumping = _Pump(engine, context, sender, codec, hooks, run)
+    pump = asyncio.create_task(pumping.serve(value), name=f"engine-{context.id()}")
+    try:
+        await asyncio.wait((pump, watch.ended), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        watch.close()
+        await _close_engine(pump, engine)
+    _conclude(run, watch, pump, sender)
+    return run
+
+
+class _Watch:
+    """Collects what can end a stream from outside; the first ending wins."""
+
+    def __init__(self, context: Context, stop_grace: float) -> None:
+        self._context = context
+        self._stop_grace = stop_grace
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[StreamEnd] = self._loop.create_future()
+        self.shutdown = False
+
+    def sender_event(self, event: WorkerEvent) -> None:
+        match event:
+            case WorkerEvent.STOP:
+                self._context.stop_generating()
+                self._end_later(StreamEnd.STOPPED)
+            case WorkerEvent.LOST:
+                self._context.kill()
+                self._end(StreamEnd.LOST)
+            case _:
+                self._context.kill()
+                self._end(StreamEnd.KILLED)
+
+    def revoked(self, reason: Revoked) -> None:
+        if reason is Revoked.LEASE_LOST:
+            self._context.kill()
+            self._end(StreamEnd.LEASE_LOST)
+        else:
+            self.shutdown = True
+            self._context.stop_generating()
+            self._end_later(StreamEnd.SHUTDOWN)
+
+    def _end_later(self, end: StreamEnd) -> None:
+        if self._timer is None and not self.ended.done():
+            self._timer = self._loop.call_later(self._stop_grace, self._end, end)
+
+    def _end(self, end: StreamEnd) -> None:
+        if not self.ended.done():
+            self.ended.set_result(end)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+@dataclass(slots=True)
+class _Pump:
+    """Calls the engine and writes what it yields."""
+
+    engine: Engine
+    context: Context
+    sender: ResponseSender
+    codec: PayloadCodec
+    hooks: ResponseHooks
+    run: ResponseRun
+
+    async def serve(self, value: object) -> None:
+        """Call the engine, write the prologue, then each item with back-pressure."""
+        stream = await self.engine.start(value, self.context)
+        try:
+            self.sender.write_prologue()
+            self.run.accepted = True
+            self.hooks.accepted()
+            await self._write_items(stream)
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _write_items(self, stream: AsyncIterator[Any]) -> None:
+        sender, hooks, run = self.sender, self.hooks, self.run
+        async for item in stream:
+            body = encode_item(item, self.codec)
+            hooks.item_written(len(body))
+            sender.write_item(body)
+            run.items += 1
+            hooks.item_sent()
+            if sender.needs_breath:
+                await sender.breathe()
+
+
+async def _close_engine(pump: asyncio.Task[None], engine: Engine) -> None:
+    """Cancel the engine's task and wait for it, but not for ever."""
+    if pump.done():
+        return
+    pump.cancel()
+    await asyncio.wait((pump,), timeout=ENGINE_CLOSE_TIMEOUT)
+    if not pump.done():
+        _abandoned.add(pump)
+        pump.add_done_callback(_forget)
+        logger.error(
+            "engine ignores its cancellation and was abandoned; it must not swallow CancelledError",
+            extra={"engine": engine.name, "task": pump.get_name()},
+        )
+
+
+_abandoned: set[asyncio.Task[None]] = set()
+
+
+def _forget(pump: asyncio.Task[None]) -> None:
+    """An abandoned engine has ended after all; nobody wants its error any more."""
+    _abandoned.discard(pump)
+    if not pump.cancelled():
+        pump.exception()
+
+
+def _conclude(
+    run: ResponseRun, watch: _Watch, pump: asyncio.Task[None], sender: ResponseSender
+) -> None:
+    """Say why the stream ended. What came from outside first is stronger than its echo."""
+    error = None if not pump.done() or pump.cancelled() else pump.exception()
+    outside = watch.ended.result() if watch.ended.done() else None
+    if outside is StreamEnd.LEASE_LOST:
+        run.end = outside
+    elif sender.killed:
+        run.end = StreamEnd.KILLED
+    elif isinstance(error, PublishError) or sender.lost is not None:
+        run.end, run.error = StreamEnd.LOST, sender.lost or error
+    elif error is not None:
+        run.end, run.error = _engine_end(run, error), error
+    elif watch.shutdown:
+        run.end = StreamEnd.SHUTDOWN
+    elif sender.stopped:
+        run.end = StreamEnd.STOPPED
+    else:
+        run.end = StreamEnd.DONE
+
+
+def _engine_end(run: ResponseRun, error: BaseException) -> StreamEnd:
+    if run.accepted or isinstance(error, SerializationError):
+        return StreamEnd.FAILED
+    return StreamEnd.REFUSED

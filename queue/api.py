@@ -1,0 +1,218 @@
+"""The JetStream API in raw JSON, with errors that say what to do.
+
+Only what dialback needs of ``$JS.API``; every read is one request that leaves no consumer
+behind. Source: ADR-1, ADR-31; jetstream section 1.3 (why not nats-py's typed configs).
+"""
+
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import nats.errors
+import orjson
+from nats.aio.client import Client
+
+from dialback.errors import (
+    NotFoundError,
+    PermissionDeniedError,
+    QueueError,
+    QueueFullError,
+    ServerUnavailableError,
+    StreamMissingError,
+)
+
+
+class WrongLastSequenceError(QueueError):
+    """The subject already has a message (error 10071 of expected-last-subject-sequence)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message as a stream stores it.
+
+    Attributes:
+        subject: Its subject.
+        sequence: Its sequence.
+        time: When it was stored, RFC 3339.
+        headers: Its headers (the last value of a repeated one).
+        payload: Its bytes.
+    """
+
+    subject: str
+    sequence: int
+    time: str
+    headers: dict[str, str]
+    payload: bytes
+
+
+class JetStreamApi:
+    """Requests to ``$JS.API`` over one connection."""
+
+    def __init__(self, client: Client, *, timeout: float = 5.0) -> None:
+        """Use a connected client; ``timeout`` is seconds for each request."""
+        self._client = client
+        self._timeout = timeout
+
+    async def request(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send one API request and return its JSON answer.
+
+        Raises:
+            NotFoundError: If the stream, consumer or message does not exist.
+            ServerUnavailableError: If nobody answers.
+            QueueError: Whatever else the server says.
+        """
+        payload = orjson.dumps(body) if body is not None else b""
+        try:
+            reply = await self._client.request(f"$JS.API.{verb}", payload, timeout=self._timeout)
+        except nats.errors.NoRespondersError as error:
+            raise ServerUnavailableError(
+                "JetStream does not answer: start nats-server with -js,"
+                " or wait until the cluster has a leader"
+            ) from error
+        except (nats.errors.TimeoutError, TimeoutError) as error:
+            raise ServerUnavailableError(
+                f"no answer to {verb} in {self._timeout:g} s (server busy, or this user"
+                " has no permission for it)"
+            ) from error
+        except nats.errors.Error as error:
+            raise ServerUnavailableError(f"NATS: {error}") from error
+        answer: dict[str, Any] = orjson.loads(reply.data)
+        if "error" in answer:
+            raise api_error(answer["error"], verb)
+        return answer
+
+    async def account_info(self) -> dict[str, Any]:
+        """Return the account's JetStream information: proof that JetStream is there."""
+        return await self.request("INFO")
+
+    async def stream_info(self, stream: str) -> dict[str, Any]:
+        """Return a stream's configuration and state."""
+        return await self.request(f"STREAM.INFO.{stream}")
+
+    async def stream_names(self) -> list[str]:
+        """Return the names of all streams."""
+        names: list[str] = []
+        while True:
+            page = await self.request("STREAM.NAMES", {"offset": len(names)})
+            names += page.get("streams") or []
+            if len(names) >= page["total"] or not page.get("streams"):
+                return names
+
+    async def create_stream(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Create a stream (the same configuration again changes nothing)."""
+        return await self.request(f"STREAM.CREATE.{config['name']}", config)
+
+    async def consumer_info(self, stream: str, consumer: str) -> dict[str, Any]:
+        """Return a consumer's configuration and state."""
+        return await self.request(f"CONSUMER.INFO.{stream}.{consumer}")
+
+    async def create_consumer(self, stream: str, config: dict[str, Any]) -> dict[str, Any]:
+        """Create a consumer; one that exists with another configuration is an error."""
+        verb = f"CONSUMER.CREATE.{stream}.{config['name']}.{config['filter_subject']}"
+        body = {"stream_name": stream, "config": config, "action": "create"}
+        return await self.request(verb, body)
+
+    async def get_message(
+        self, stream: str, *, sequence: int = 1, subject: str | None = None
+    ) -> StoredMessage:
+        """Return the first message at or after ``sequence`` whose subject matches.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        query = {"seq": sequence, "next_by_subj": subject or ">"}
+        return _stored((await self.request(f"STREAM.MSG.GET.{stream}", query))["message"])
+
+    async def get_exact(self, stream: str, sequence: int) -> StoredMessage:
+        """Return the message with exactly this sequence.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        return _stored(
+            (await self.request(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
+        )
+
+    async def get_last(self, stream: str, subject: str) -> StoredMessage:
+        """Return the newest message of a subject.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        query = {"last_by_subj": subject}
+        return _stored((await self.request(f"STREAM.MSG.GET.{stream}", query))["message"])
+
+    async def messages(self, stream: str, *, limit: int) -> AsyncIterator[StoredMessage]:
+        """Yield the first ``limit`` messages, without a consumer."""
+        sequence = 1
+        for _ in range(limit):
+            try:
+                message = await self.get_message(stream, sequence=sequence)
+            except NotFoundError:
+                return
+            yield message
+            sequence = message.sequence + 1
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        """Delete one message.
+
+        Raises:
+            NotFoundError: If it is not there (any more).
+        """
+        await self.request(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+
+
+_ERROR_OF_CODE: Final[dict[int, type[QueueError]]] = {
+    10059: NotFoundError,  # stream not found
+    10014: NotFoundError,  # consumer not found
+    10037: NotFoundError,  # no message found
+    10071: WrongLastSequenceError,
+    10077: QueueFullError,  # maximum messages or bytes exceeded
+    10023: QueueFullError,  # insufficient resources
+    10047: QueueFullError,  # insufficient storage
+    10167: QueueFullError,  # too many buffered requests
+    10008: ServerUnavailableError,  # no leader
+    10009: ServerUnavailableError,
+    10004: ServerUnavailableError,
+}
+_ERROR_OF_STATUS: Final[dict[int, type[QueueError]]] = {
+    403: PermissionDeniedError,
+    404: NotFoundError,
+}
+
+
+def api_error(error: dict[str, Any], verb: str) -> QueueError:
+    """Return our error for the server's numeric code; the text is never matched."""
+    code = int(error.get("err_code", 0))
+    by_status = _ERROR_OF_STATUS.get(int(error.get("code", 0)), QueueError)
+    kind = _ERROR_OF_CODE.get(code, by_status)
+    return kind(f"{error.get('description', 'error')} ({verb}, error {code})")
+
+
+def stream_missing(endpoint: object) -> StreamMissingError:
+    """Return the error of an endpoint that has no stream."""
+    return StreamMissingError(
+        f"no queue for endpoint {endpoint}: no stream takes its messages. Start a worker for it"
+        f" once (dialback worker run ENGINE --endpoint {endpoint}), or correct the name"
+    )
+
+
+def _stored(message: dict[str, Any]) -> StoredMessage:
+    return StoredMessage(
+        subject=message["subject"],
+        sequence=message["seq"],
+        time=message["time"],
+        headers=parse_headers(base64.b64decode(message.get("hdrs") or "")),
+        payload=base64.b64decode(message.get("data") or ""),
+    )
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Return the headers of a ``NATS/1.0`` header block."""
+    headers: dict[str, str] = {}
+    for line in block.decode("utf-8", errors="replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    return headers

@@ -1,0 +1,83 @@
+"""One NATS connection with what dialback does over it: API, publisher, settler.
+
+The seam to the composition roots and the CLI: they hold a :class:`QueueClient` and know
+nothing of nats-py.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+from nats.aio.client import Client
+
+from dialback.queue.api import JetStreamApi
+from dialback.queue.connection import ConnectionEvents, ServerAddress, connect
+from dialback.queue.delivery import Settler
+from dialback.queue.publisher import Publisher
+
+_DEFAULT_PORT: Final = 4222
+_CLOSE_TIMEOUT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueClient:
+    """A connected client.
+
+    Attributes:
+        connection: nats-py's client; only this folder uses it.
+        api: JetStream API requests.
+        publisher: Publishes with acknowledgement.
+        settler: Answers deliveries with confirmation.
+    """
+
+    connection: Client
+    api: JetStreamApi
+    publisher: Publisher
+    settler: Settler
+
+    @classmethod
+    async def open(
+        cls,
+        server: ServerAddress,
+        *,
+        name: str,
+        role: str,
+        within: float = 10.0,
+        events: ConnectionEvents | None = None,
+    ) -> "QueueClient":
+        """Connect, and make sure that JetStream answers.
+
+        Args:
+            server: Which server, and as whom.
+            name: Connection name.
+            role: ``worker``, ``requester`` or ``operator``: part of the inbox prefix.
+            within: Seconds for the first connect.
+            events: Callbacks for disconnects and reconnects.
+
+        Raises:
+            ServerUnavailableError: If no server with JetStream answers in time.
+            PermissionDeniedError: If it refuses the credentials.
+        """
+        client = await connect(server, name=name, role=role, within=within, events=events)
+        return cls(client, JetStreamApi(client), Publisher(client), Settler(client))
+
+    @property
+    def server_host(self) -> tuple[str, int]:
+        """Host and port of the server we are connected to."""
+        url = self.connection.connected_url
+        if url is None:
+            return "", _DEFAULT_PORT
+        return url.hostname or "", url.port or _DEFAULT_PORT
+
+    @property
+    def server_version(self) -> str:
+        """Version of the nats-server."""
+        return str(self.connection.connected_server_version).strip("<>").rpartition(" v")[2]
+
+    async def close(self) -> None:
+        """Flush and close; never raises for a server that is gone."""
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self.connection.close()
+        except TimeoutError:
+            return

@@ -1,0 +1,210 @@
+"""Connecting to NATS, with the settings a long-lived worker needs.
+
+Source: jetstream section 1.3 (nats-py's defaults that must be changed) and 7. The first
+connect has a limit of its own, because with endless reconnects nats-py would try a wrong
+password for ever.
+"""
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import nats
+import nats.errors
+import tenacity
+from nats.aio.client import Client
+
+from dialback.errors import ConfigError, PermissionDeniedError, ServerUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_RECONNECT_WAIT: Final = 0.5  # seconds, plus jitter
+_PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
+_PENDING_BYTES: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAddress:
+    """Which nats-server, and as whom.
+
+    Attributes:
+        url: One URL, or several separated by commas.
+        user, password, token: Plain credentials.
+        nkey_seed_file, credentials_file: Paths of files with credentials.
+        tls_ca, tls_cert, tls_key: Paths of PEM files; ``tls://`` URLs need at least the CA
+            unless the system trusts it.
+    """
+
+    url: str = "nats://127.0.0.1:4222"
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    nkey_seed_file: str | None = None
+    credentials_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs, one by one."""
+        return [part.strip() for part in self.url.split(",") if part.strip()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionEvents:
+    """What the owner of a connection wants to know.
+
+    Attributes:
+        disconnected: The server is gone; reconnecting goes on in the background.
+        reconnected: It is back.
+        closed: The client is closed for good (credentials expired, for instance).
+    """
+
+    disconnected: Callable[[], None] = lambda: None
+    reconnected: Callable[[], None] = lambda: None
+    closed: Callable[[], None] = lambda: None
+
+
+async def connect(
+    server: ServerAddress,
+    *,
+    name: str,
+    role: str,
+    within: float = 5.0,
+    events: ConnectionEvents | None = None,
+) -> Client:
+    """Return a connected client that reconnects for ever.
+
+    Args:
+        server: Which server, and as whom.
+        name: Connection name, shown by ``nats server report connections``.
+        role: Last part of the inbox prefix: roles must not read each other's inboxes.
+        within: Seconds for the first connect, retries included.
+        events: Callbacks.
+
+    Raises:
+        ServerUnavailableError: If no server answers within ``within`` seconds.
+        PermissionDeniedError: If the server refuses the credentials.
+        ConfigError: If a credentials or TLS file cannot be read.
+    """
+    hooks = events or ConnectionEvents()
+    options = _options(server, name=name, role=role)
+    await _probe(server, options, within)
+    return await nats.connect(  # pyright: ignore[reportUnknownMemberType] -- nats-py's **options
+        server.urls,
+        **options,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0,
+        reconnect_to_server_handler=_with_jitter,
+        ping_interval=_PING_INTERVAL,
+        max_outstanding_pings=2,
+        pending_size=_PENDING_BYTES,
+        error_cb=_log_error,
+        disconnected_cb=_as_callback(hooks.disconnected),
+        reconnected_cb=_as_callback(hooks.reconnected),
+        closed_cb=_as_callback(hooks.closed),
+    )
+
+
+async def _probe(server: ServerAddress, options: dict[str, Any], within: float) -> None:
+    """Connect once without reconnects, retrying while the server may still be starting."""
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_before_delay(within),
+        wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1),
+        retry=tenacity.retry_if_exception_type(ServerUnavailableError),
+        reraise=True,
+    )
+    async for attempt in retrying:
+        with attempt:
+            await _connect_once(server, options, within)
+
+
+async def _connect_once(server: ServerAddress, options: dict[str, Any], within: float) -> None:
+    try:
+        async with asyncio.timeout(within):
+            client = await nats.connect(  # pyright: ignore[reportUnknownMemberType] -- nats-py's **options
+                server.urls, **options, allow_reconnect=False, error_cb=_ignore_error
+            )
+            await client.close()
+    except (OSError, TimeoutError, nats.errors.NoServersError, nats.errors.TimeoutError) as error:
+        raise ServerUnavailableError(
+            f"no nats-server answers at {server.url} ({_reason(error)}). Start one with JetStream"
+            " (nats-server -js), or name yours with -s/--server or NATS_SERVER"
+        ) from error
+    except nats.errors.Error as error:
+        if "authorization" in str(error).lower() or "permissions" in str(error).lower():
+            raise PermissionDeniedError(
+                f"nats-server at {server.url} refuses the credentials ({error}); see"
+                " NATS_AUTH_USERNAME, NATS_AUTH_TOKEN, NATS_AUTH_CREDENTIALS_FILE"
+            ) from error
+        raise ServerUnavailableError(f"nats-server at {server.url}: {error}") from error
+
+
+def _reason(error: BaseException) -> str:
+    cause = str(error) or type(error).__name__
+    return cause.removeprefix("nats: ")
+
+
+def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "name": name,
+        "inbox_prefix": f"_INBOX.{role}",
+        "connect_timeout": 5,
+        "user": server.user,
+        "password": server.password,
+        "token": server.token,
+        "nkeys_seed": server.nkey_seed_file,
+        "user_credentials": server.credentials_file,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    if server.tls_ca or server.tls_cert or server.url.startswith("tls://"):
+        options["tls"] = _tls_context(server)
+        # Without it nats-py sends the password in plain text to a server that offers no TLS.
+        options["tls_handshake_first"] = True
+    return options
+
+
+def _tls_context(server: ServerAddress) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=server.tls_ca)
+        if server.tls_cert:
+            context.load_cert_chain(server.tls_cert, server.tls_key)
+    except OSError as error:
+        raise ConfigError(f"TLS files cannot be read: {error}") from error
+    return context
+
+
+def _with_jitter(servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
+    """Spread the reconnects of many workers over time (nats-py has no jitter of its own)."""
+    del info
+    candidate = random.choice(servers)  # noqa: S311 -- not a secret
+    attempts = max(0, int(getattr(candidate, "reconnects", 0)))
+    wait = min(2.0, _RECONNECT_WAIT * 2 ** min(attempts, 2))
+    return candidate, wait * random.uniform(0.2, 1.0)  # noqa: S311
+
+
+async def _log_error(error: Exception) -> None:
+    """Permission errors show up here only, not at the call that caused them."""
+    denied = "permissions violation" in str(error).lower()
+    logger.log(
+        logging.ERROR if denied else logging.INFO,
+        "NATS connection error",
+        extra={"reason": str(error) or type(error).__name__},
+    )
+
+
+async def _ignore_error(error: Exception) -> None:
+    """The probe's own exception says it all."""
+
+
+def _as_callback(function: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def callback() -> None:
+        function()
+
+    return callback

@@ -1,0 +1,164 @@
+"""Dead letters: what was given up, kept with its reason, once.
+
+A dead letter is published with ``Nats-Expected-Last-Subject-Sequence`` before the original is
+terminated; a crash in between makes the next worker find the letter (error 10071) and compare
+the stored origin. The same origin is done; another one's letter is followed by a new one.
+
+Source: jetstream section 2.3, overview section 8.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from dialback.errors import NotFoundError
+from dialback.outcomes import Delivery, Finished
+from dialback.queue.api import JetStreamApi, WrongLastSequenceError
+from dialback.queue.publisher import EXPECTED_SUBJECT_SEQUENCE_HEADER, Publisher
+from dialback.queue.topology import Endpoint
+
+OUTCOME: Final = "Dialback-Outcome"
+REASON: Final = "Dialback-Reason"
+REQUEST_ID: Final = "Dialback-Request-Id"
+ORIGIN: Final = "Dialback-Origin"
+"""Stream, sequence and publish time of the original: ``stream:sequence:ns``."""
+ORIGIN_SUBJECT: Final = "Dialback-Origin-Subject"
+DELIVERIES: Final = "Dialback-Deliveries"
+WORKER: Final = "Dialback-Worker"
+HISTORY: Final = "Dialback-History"
+"""JSON list of earlier dead letters of the same request (it was requeued in between)."""
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_MAX_REASON: Final = 1024
+_MAX_ROUNDS: Final = 5
+
+
+def subject_token(request_id: str) -> str:
+    """Return the subject token of a request id: itself if it can be one, else a hash."""
+    if _TOKEN.fullmatch(request_id):
+        return request_id
+    return "h-" + hashlib.sha256(request_id.encode()).hexdigest()[:40]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRecord:
+    """What is written about a message that is given up.
+
+    Attributes:
+        request_id: The request's id, or what stands for it.
+        outcome: Why.
+        reason: Why, in a sentence.
+        delivery: The message.
+        worker: Who gave it up.
+    """
+
+    request_id: str
+    outcome: str
+    reason: str
+    delivery: Delivery
+    worker: str
+
+    @classmethod
+    def of(cls, ending: Finished, delivery: Delivery, worker: str) -> "DeadLetterRecord":
+        """Return the record of an ending."""
+        return cls(
+            request_id=ending.request_id,
+            outcome=ending.outcome,
+            reason=ending.reason,
+            delivery=delivery,
+            worker=worker,
+        )
+
+    @property
+    def origin(self) -> str:
+        """Which message this was: tells a retried dead letter from another one's."""
+        delivery = self.delivery
+        return f"{delivery.stream}:{delivery.sequence}:{delivery.published_ns}"
+
+    def headers(self) -> dict[str, str]:
+        """Return the letter's headers: the original's, and ours."""
+        kept = {
+            name: value
+            for name, value in self.delivery.headers.items()
+            if not name.lower().startswith("nats-")
+        }
+        return kept | {
+            OUTCOME: self.outcome,
+            REASON: header_text(self.reason)[:_MAX_REASON],
+            REQUEST_ID: header_text(self.request_id),
+            ORIGIN: self.origin,
+            ORIGIN_SUBJECT: self.delivery.subject,
+            DELIVERIES: str(self.delivery.number),
+            WORKER: self.worker,
+        }
+
+
+def header_text(text: str) -> str:
+    """Return text that is safe in a header: one line, printable ASCII."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+
+
+def with_history(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a letter that is requeued: ours folded into the history."""
+    entry = {
+        "outcome": headers.get(OUTCOME),
+        "reason": headers.get(REASON),
+        "worker": headers.get(WORKER),
+        "deliveries": int(headers.get(DELIVERIES, "0")),
+    }
+    ours = {OUTCOME, REASON, REQUEST_ID, ORIGIN, ORIGIN_SUBJECT, DELIVERIES, WORKER, HISTORY}
+    kept = {name: value for name, value in headers.items() if name not in ours}
+    history = [*history_of(headers), entry]
+    return kept | {HISTORY: orjson.dumps(history).decode()}
+
+
+def history_of(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the earlier dead letters of the same request, oldest first."""
+    try:
+        return msgspec.json.decode(headers.get(HISTORY, "[]"), type=list[dict[str, Any]])
+    except msgspec.DecodeError:
+        return []
+
+
+class DeadLetters:
+    """Writes dead letters of one endpoint."""
+
+    def __init__(self, api: JetStreamApi, publisher: Publisher, endpoint: Endpoint) -> None:
+        self._api = api
+        self._publisher = publisher
+        self._endpoint = endpoint
+
+    async def write(self, record: DeadLetterRecord) -> None:
+        """Store the letter, once for each origin.
+
+        Raises:
+            QueueError: If it could not be stored; then the original must stay.
+        """
+        subject = self._endpoint.dead_subject(subject_token(record.request_id))
+        headers = record.headers()
+        expected = 0
+        for _ in range(_MAX_ROUNDS):
+            headers[EXPECTED_SUBJECT_SEQUENCE_HEADER] = str(expected)
+            try:
+                await self._publisher.publish(subject, record.delivery.payload, headers)
+            except WrongLastSequenceError:
+                stored = await self._last(subject)
+                if stored is not None and stored[1] == record.origin:
+                    return
+                expected = stored[0] if stored else 0
+            else:
+                return
+        raise WrongLastSequenceError(f"dead letter {subject} keeps changing under our hands")
+
+    async def _last(self, subject: str) -> tuple[int, str] | None:
+        """Return sequence and origin of the newest letter of a subject."""
+        try:
+            letter = await self._api.get_last(self._endpoint.dead_stream, subject)
+        except NotFoundError:
+            return None
+        return letter.sequence, letter.headers.get(ORIGIN, "")

@@ -1,0 +1,118 @@
+"""One JetStream delivery: what its reply subject says, and JetStream's four answers.
+
+Source: ADR-15 (the ``$JS.ACK`` reply subject), jetstream section 2.1 (ack as a request,
+retried; a late ack is accepted; never a NAK after a lost lease).
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import nats.errors
+import orjson
+import tenacity
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from dialback.errors import QueueError, ServerUnavailableError
+
+_NS: Final = 1_000_000_000
+_V1_TOKENS: Final = 9
+_V2_TOKENS: Final = 11
+
+ACK: Final = b"+ACK"
+NAK: Final = b"-NAK"
+TERM: Final = b"+TERM"
+IN_PROGRESS: Final = b"+WPI"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryInfo:
+    """What a message's reply subject says.
+
+    Attributes:
+        stream: Stream name.
+        consumer: Consumer name (here: the lane).
+        number: ``num_delivered``, 1 for the first delivery.
+        sequence: Stream sequence.
+        published_ns: When it was stored, Unix nanoseconds.
+        pending: Messages still waiting behind it at that consumer.
+    """
+
+    stream: str
+    consumer: str
+    number: int
+    sequence: int
+    published_ns: int
+    pending: int
+
+
+def parse_ack_subject(reply: str) -> DeliveryInfo | None:
+    """Read ``$JS.ACK.<stream>.<consumer>...``, or its v2 form with domain and account hash.
+
+    ``None`` if the subject is none of these: the message is a status, or not JetStream's.
+    """
+    tokens = reply.split(".")
+    if len(tokens) < _V1_TOKENS or tokens[:2] != ["$JS", "ACK"]:
+        return None
+    if len(tokens) >= _V2_TOKENS:
+        tokens = tokens[:2] + tokens[4:]
+    try:
+        number, sequence, _, published_ns, pending = (int(token) for token in tokens[4:9])
+    except ValueError:
+        return None
+    return DeliveryInfo(
+        stream=tokens[2],
+        consumer=tokens[3],
+        number=number,
+        sequence=sequence,
+        published_ns=published_ns,
+        pending=pending,
+    )
+
+
+def nak_body(delay: float) -> bytes:
+    """Return the body of a NAK that asks for redelivery after ``delay`` seconds."""
+    if delay <= 0:
+        return NAK
+    return NAK + b" " + orjson.dumps({"delay": round(delay * _NS)})
+
+
+class Settler:
+    """Answers deliveries, and makes sure that the answer was heard."""
+
+    def __init__(
+        self, client: Client, *, timeout: float = 5.0, give_up_after: float = 300.0
+    ) -> None:
+        """Use a connected client.
+
+        Args:
+            client: Where to answer.
+            timeout: Seconds for one confirmation.
+            give_up_after: Seconds to go on trying; a late answer is accepted.
+        """
+        self._client = client
+        self._timeout = timeout
+        self._give_up_after = give_up_after
+
+    async def confirm(self, message: Msg, body: bytes) -> None:
+        """Answer and wait until the server has applied it; asking again is harmless.
+
+        Raises:
+            ServerUnavailableError: If it never confirmed.
+        """
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_delay(self._give_up_after),
+            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.2),
+            retry=tenacity.retry_if_exception_type(QueueError),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self._ask(message.reply, body)
+
+    async def _ask(self, reply: str, body: bytes) -> None:
+        try:
+            await self._client.request(reply, body, timeout=self._timeout)
+        except (nats.errors.Error, TimeoutError, asyncio.InvalidStateError) as error:
+            raise ServerUnavailableError(f"{body.decode()} not confirmed: {error}") from error

@@ -1,0 +1,188 @@
+"""Leases: every running delivery is renewed from a thread with its own connection.
+
+An engine may block the event loop for longer than ``ack_wait``; the messages must not go to
+another worker because of that. So the renewals (``+WPI``) come from a thread with a loop and a
+connection of its own, and they are *confirmed*: the server never says that a lease was lost,
+so a lease is lost when its last confirmation is older than ``ack_wait``. Then nothing is
+renewed and nothing is settled any more.
+
+Source: jetstream section 2.1, overview section 8.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+from dialback.errors import DialbackError
+from dialback.queue.connection import ServerAddress, connect
+from dialback.queue.delivery import IN_PROGRESS
+
+logger = logging.getLogger(__name__)
+
+RENEWALS_PER_LEASE: Final = 3
+_START_TIMEOUT: Final = 30.0  # seconds for the thread's own connection
+
+
+@dataclass(slots=True)
+class Lease:
+    """One delivery's lease.
+
+    Attributes:
+        reply: The delivery's ack subject.
+        on_lost: Called once, on the worker's event loop, when the lease is lost.
+        confirmed: Monotonic time of the last confirmation; first: of the delivery.
+        lost: Whether it is lost.
+    """
+
+    reply: str
+    on_lost: Callable[[], None]
+    confirmed: float
+    lost: bool = False
+
+
+class LeaseKeeper:
+    """Renews leases from a thread of its own.
+
+    ``add``, ``remove`` and ``loop_turned`` are called on the worker's event loop.
+    """
+
+    def __init__(
+        self,
+        server: ServerAddress,
+        *,
+        name: str,
+        ack_wait: float,
+        stuck_limit: float | None = None,
+        on_late: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare; :meth:`start` starts the thread.
+
+        Args:
+            server: Which server, and as whom.
+            name: Connection name.
+            ack_wait: Seconds a lease lasts; renewed three times in it.
+            stuck_limit: Seconds the event loop may stand still before the leases are given
+                up; default 10 times ``ack_wait``.
+            on_late: Called (on the thread) for each renewal that was not confirmed in time.
+        """
+        self._server = server
+        self._name = name
+        self._ack_wait = ack_wait
+        self._stuck_limit = stuck_limit or 10 * ack_wait
+        self._on_late = on_late
+        self._leases: dict[str, Lease] = {}
+        self._owner: asyncio.AbstractEventLoop | None = None
+        self._turned = time.monotonic()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._started = threading.Event()
+
+    async def start(self) -> None:
+        """Start the thread and wait until it is connected.
+
+        Raises:
+            QueueError: If it cannot connect.
+        """
+        self._owner = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="dialback-leases", daemon=True)
+        self._thread.start()
+        await asyncio.to_thread(self._started.wait, _START_TIMEOUT)
+        if self._failure is not None:
+            raise self._failure
+
+    async def stop(self) -> None:
+        """Stop renewing and close the connection."""
+        if self._loop is not None and self._stop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _START_TIMEOUT)
+
+    def add(self, reply: str, on_lost: Callable[[], None]) -> Lease:
+        """Keep a delivery's lease from now on."""
+        lease = Lease(reply, on_lost, time.monotonic())
+        self._leases[reply] = lease
+        return lease
+
+    def remove(self, lease: Lease) -> None:
+        """The delivery is settled, or is not to be renewed any more."""
+        self._leases.pop(lease.reply, None)
+
+    def loop_turned(self) -> None:
+        """The worker's event loop is alive; call it a few times in each ``ack_wait``."""
+        self._turned = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    # --- on the thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._keep())
+        except DialbackError as error:
+            self._failure = error
+        except Exception as error:
+            self._failure = error
+            logger.exception("lease thread ended")
+        finally:
+            self._started.set()
+
+    async def _keep(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        client = await connect(self._server, name=self._name, role="lease")
+        self._started.set()
+        interval = self._ack_wait / RENEWALS_PER_LEASE
+        renewals: set[asyncio.Task[None]] = set()
+        try:
+            while not self._stop.is_set():
+                for lease in list(self._leases.values()):
+                    task = asyncio.create_task(self._renew(client, lease), name="renew-lease")
+                    renewals.add(task)
+                    task.add_done_callback(renewals.discard)
+                await _wait(self._stop, interval)
+        finally:
+            for task in renewals:
+                task.cancel()
+            await client.close()
+
+    async def _renew(self, client: Client, lease: Lease) -> None:
+        now = time.monotonic()
+        if now - lease.confirmed > self._ack_wait:
+            self._lose(lease, "no renewal was confirmed in time")
+            return
+        if now - self._turned > self._stuck_limit:
+            self._lose(lease, "the event loop stands still")
+            return
+        try:
+            await client.request(lease.reply, IN_PROGRESS, timeout=self._ack_wait)
+        except (nats.errors.Error, TimeoutError):
+            self._on_late()
+        else:
+            # Counted from before the request: the server may have renewed that early.
+            lease.confirmed = max(lease.confirmed, now)
+
+    def _lose(self, lease: Lease, why: str) -> None:
+        if lease.lost or self._leases.pop(lease.reply, None) is None:
+            return
+        lease.lost = True
+        logger.warning("lease lost", extra={"reason": why, "reply": lease.reply})
+        assert self._owner is not None  # noqa: S101 -- set by start()
+        self._owner.call_soon_threadsafe(lease.on_lost)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,5 @@
+"""``python -m dialback``: the same as the ``dialback`` command."""
+
+from dialback.cli.main import main
+
+main()

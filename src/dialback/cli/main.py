@@ -1,0 +1,49 @@
+"""The ``dialback`` command: puts the nouns together."""
+
+from typing import Annotated
+
+import typer
+
+from dialback import __version__
+from dialback.cli import submit, worker
+from dialback.cli.output import error_console
+from dialback.cli.run import exit_code_for
+from dialback.errors import DialbackError
+
+app = typer.Typer(
+    name="dialback",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A JetStream work queue whose workers stream answers back over TCP.",
+)
+app.add_typer(worker.app, name="worker")
+app.command("submit")(submit.submit)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"dialback {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A JetStream work queue whose workers stream answers back over TCP.
+
+    Start with `dialback demo`, then `dialback worker run --help`.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors become one sentence and an exit code."""
+    try:
+        app()
+    except DialbackError as error:
+        error_console.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        raise SystemExit(int(exit_code_for(error))) from error

@@ -1,0 +1,47 @@
+"""Options that several commands share: one spelling, one help text, one variable."""
+
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+class Output(StrEnum):
+    """How a command prints what it found."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+ServerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        "-s",
+        metavar="URL",
+        help="nats-server to use, e.g. nats://127.0.0.1:4222.  [env: NATS_SERVER]",
+        show_default=False,
+    ),
+]
+OutputOption: TypeAlias = Annotated[
+    Output, typer.Option("--output", "-o", envvar="DIALBACK_OUTPUT", help="How to print.")
+]
+JsonOption: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="The same as -o json.", show_default=False)
+]
+EndpointOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        "-e",
+        metavar="NS.COMP.EP",
+        help="Endpoint: namespace.component.endpoint, e.g. demo.backend.generate.",
+        show_default=False,
+    ),
+]
+
+
+def chosen_output(output: Output, as_json: bool) -> Output:
+    """Return what ``-o`` and ``--json`` mean together."""
+    return Output.JSON if as_json else output

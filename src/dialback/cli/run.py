@@ -1,0 +1,77 @@
+"""Running a command: event loop, errors to exit codes, a clean Ctrl-C.
+
+Exit codes are documented in docs/cli.md and tested: they are an interface.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import Any, Final, TypeVar
+
+import typer
+
+from dialback.cli.output import error_console
+from dialback.errors import (
+    ConfigError,
+    ConfigMismatchError,
+    DialbackError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueueFullError,
+    ServerUnavailableError,
+    StreamMissingError,
+)
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover -- not on Windows
+    uvloop = None
+
+_T = TypeVar("_T")
+
+
+class ExitCode(IntEnum):
+    """What a command's exit code means (operator 1.4)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    REFUSED = 4
+    UNAVAILABLE = 69
+    TIMED_OUT = 75
+    DENIED = 77
+    INTERRUPTED = 130
+
+
+_CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
+    (ConfigError, ExitCode.USAGE),
+    (NotFoundError, ExitCode.NOT_FOUND),
+    (StreamMissingError, ExitCode.NOT_FOUND),
+    (ConfigMismatchError, ExitCode.REFUSED),
+    (QueueFullError, ExitCode.REFUSED),
+    (PermissionDeniedError, ExitCode.DENIED),
+    (ServerUnavailableError, ExitCode.UNAVAILABLE),
+    (TimeoutError, ExitCode.TIMED_OUT),
+)
+
+
+def exit_code_for(error: BaseException) -> ExitCode:
+    """Return the exit code of an error that ended a command."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a command's coroutine; errors become one sentence on stderr and an exit code.
+
+    Raises:
+        typer.Exit: With the error's exit code.
+    """
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+            return runner.run(work)
+    except DialbackError as error:
+        error_console.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        raise typer.Exit(exit_code_for(error)) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(ExitCode.INTERRUPTED) from error

@@ -1,0 +1,117 @@
+"""Addresses of the back-channel: read, written, and judged. No I/O.
+
+Source: protocol section 9 (``host:port``, IPv6 with or without brackets) and overview
+rule 7 (the call-home address comes from the message, so an allow-list guards it).
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from typing_extensions import override
+
+from dialback.errors import ConfigError, ConnectionInfoError
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAX_PORT: Final = 65535
+
+DEFAULT_CALL_HOME_NETWORKS: Final = (
+    "127.0.0.0/8",
+    "::1/128",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "fc00::/7",
+)
+"""Loopback, RFC 1918 and RFC 4193."""
+
+_NEVER: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "169.254.0.0/16",  # RFC 3927 link-local; cloud metadata lives at 169.254.169.254
+        "fe80::/10",  # RFC 4291 link-local
+        "fd00:ec2::254/128",  # metadata over IPv6
+        "0.0.0.0/8",
+        "::/128",
+        "224.0.0.0/4",
+        "ff00::/8",
+        "255.255.255.255/32",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a requester listens.
+
+    Attributes:
+        host: Name or IP literal, without brackets.
+        port: 1 to 65535.
+    """
+
+    host: str
+    port: int
+
+    @override
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read ``host:port``, ``[v6]:port`` or Dynamo 1.3's ``v6:port``: split at the last colon.
+
+    Raises:
+        ConnectionInfoError: If there is no host or no port from 1 to 65535.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not host or any(mark in host for mark in "[]/@ "):
+        raise ConnectionInfoError(f"address {text!r} is not host:port")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):
+        raise ConnectionInfoError(f"address {text!r} has no port from 1 to {_MAX_PORT}")
+    if ":" in host:
+        _require_ipv6(host, text)
+    return Address(host, int(port))
+
+
+def _require_ipv6(host: str, text: str) -> None:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError as error:
+        raise ConnectionInfoError(f"address {text!r} is not host:port") from error
+
+
+class CallHomePolicy:
+    """Which networks a worker may dial.
+
+    Link-local, multicast, unspecified and metadata addresses are refused even when a listed
+    network contains them.
+    """
+
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Iterable[str] = DEFAULT_CALL_HOME_NETWORKS) -> None:
+        """Read the networks in CIDR form.
+
+        Raises:
+            ConfigError: If one is none.
+        """
+        try:
+            self._networks = tuple(ipaddress.ip_network(text) for text in networks)
+        except ValueError as error:
+            raise ConfigError(
+                f"call-home networks: {error}; write for instance 10.0.0.0/8"
+            ) from error
+
+    def allows(self, address: str) -> bool:
+        """Whether a resolved IP address may be dialled."""
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+        ip = mapped or ip
+        if any(ip in network for network in _NEVER):
+            return False
+        return any(ip in network for network in self._networks)

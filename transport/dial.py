@@ -1,0 +1,151 @@
+"""Dialling back: resolve, check against the allow-list, connect, handshake, retry.
+
+The only file that opens outgoing sockets. Source: protocol section 7.2; overview rules 5
+to 7. Each attempt resolves anew (while a broker or a pod restarts, its name may not resolve)
+and dials the very address that was checked.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import tenacity
+
+from dialback.errors import CallHomeForbiddenError, DialError, PublishError
+from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.sender import LINGER, ResponseSender
+
+_GONE: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialSettings:
+    """How hard to try.
+
+    Attributes:
+        attempts: Dial attempts in one delivery.
+        total_timeout: Seconds for all attempts together.
+        connect_timeout: Seconds for one attempt, name resolution and handshake included.
+        send_timeout: Seconds without progress after which a write has failed.
+        linger: Seconds to wait for the requester's FIN at the end.
+    """
+
+    attempts: int = 4
+    total_timeout: float = 10.0
+    connect_timeout: float = 5.0
+    send_timeout: float = 60.0
+    linger: float = LINGER
+
+
+class Dialer:
+    """Opens response streams to requesters."""
+
+    def __init__(
+        self,
+        policy: CallHomePolicy,
+        settings: DialSettings | None = None,
+        *,
+        on_retry: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._policy = policy
+        self._settings = settings or DialSettings()
+        self._on_retry = on_retry
+
+    async def dial(
+        self, address: Address, subject: str, *, total_timeout: float | None = None
+    ) -> ResponseSender:
+        """Connect to ``address`` and write the handshake for ``subject``.
+
+        Args:
+            address: Where the requester listens.
+            subject: The stream subject.
+            total_timeout: Seconds for all attempts, if less than the settings allow.
+
+        Raises:
+            CallHomeForbiddenError: If the address resolves outside the allow-list.
+            DialError: If nobody could be reached after all attempts; ``gone`` says whether
+                something answered that nobody listens.
+        """
+        settings = self._settings
+        limit = min(settings.total_timeout, total_timeout or settings.total_timeout)
+        end = asyncio.get_running_loop().time() + limit
+        attempt = 0
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(settings.attempts) | tenacity.stop_before_delay(limit),
+            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+            retry=tenacity.retry_if_exception_type(DialError),
+            before_sleep=lambda _: self._on_retry(),
+        )
+        try:
+            async for attempt_context in retrying:
+                with attempt_context:
+                    attempt = attempt_context.retry_state.attempt_number
+                    sender = await self._attempt(address, subject, end)
+                    sender.dials = attempt
+                    return sender
+        except tenacity.RetryError as error:
+            last = error.last_attempt.exception()
+            assert isinstance(last, DialError)  # noqa: S101 -- the only kind that is retried
+            times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
+            raise DialError(f"{last} ({times})", gone=last.gone, attempts=attempt) from last
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _attempt(self, address: Address, subject: str, end: float) -> ResponseSender:
+        loop = asyncio.get_running_loop()
+        left = max(0.001, min(self._settings.connect_timeout, end - loop.time()))
+        sender: ResponseSender | None = None
+        try:
+            async with asyncio.timeout(left):
+                ip = await self._resolve(address)
+                sender = ResponseSender(
+                    send_timeout=self._settings.send_timeout, linger=self._settings.linger
+                )
+                connection = sender.connection
+                await loop.create_connection(lambda: connection, ip, address.port)
+                sender.address = str(address)
+                await sender.send_handshake(subject)
+                return sender
+        except TimeoutError as error:
+            _abort(sender)
+            raise DialError(f"dial {address}: no answer in {left:.1f} s", gone=False) from error
+        except PublishError as error:
+            raise DialError(f"dial {address}: {error}", gone=error.client_gone) from error
+        except OSError as error:
+            raise _dial_error(address, error) from error
+        except asyncio.CancelledError:
+            _abort(sender)
+            raise
+
+    async def _resolve(self, address: Address) -> str:
+        """Return the first address of the host that may be dialled."""
+        candidates = await _addresses_of(address)
+        for candidate in candidates:
+            if self._policy.allows(candidate):
+                return candidate
+        raise CallHomeForbiddenError(address.host, candidates[0])
+
+
+async def _addresses_of(address: Address) -> list[str]:
+    try:
+        return [str(ipaddress.ip_address(address.host))]
+    except ValueError:
+        pass
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def _dial_error(address: Address, error: OSError) -> DialError:
+    if isinstance(error, socket.gaierror):
+        return DialError(f"dial {address}: name not resolved ({error.strerror})", gone=False)
+    reason = error.strerror or str(error) or type(error).__name__
+    return DialError(f"dial {address}: {reason}", gone=error.errno in _GONE)
+
+
+def _abort(sender: ResponseSender | None) -> None:
+    if sender is not None:
+        sender.abort()

@@ -1,0 +1,169 @@
+"""The requester's listener: one TCP port per process, a table of registered subjects.
+
+The only file that opens listening sockets. Source: protocol section 8.1, 8.2 and 9.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import uuid
+from typing import Final
+
+import ifaddr
+
+from dialback.errors import ConfigError
+from dialback.transport.address import Address, parse_address
+from dialback.transport.messages import PayloadCodec, StreamType
+from dialback.transport.receiver import IncomingConnection, ResponseReceiver
+from dialback.transport.response_stream import RequesterEnd
+from dialback.transport.two_part import MAX_CONTROL_BYTES, MAX_DATA_BYTES, FrameLimits
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds for the first frame of a connection, as Dynamo 1.6 has it."""
+_BACKLOG: Final = 1024
+
+
+class ResponseListener:
+    """Accepts call-home connections and hands each to the stream it names."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        advertise: str = "",
+        max_item_bytes: int = MAX_DATA_BYTES,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
+        """Prepare; nothing is opened before :meth:`start`.
+
+        Args:
+            host: IP address, host name or network interface to listen on.
+            port: Port, 0 for any free one.
+            advertise: ``host`` or ``host:port`` that workers dial, if another one than we
+                listen on (NAT, a published container port).
+            max_item_bytes: Largest item accepted.
+            handshake_timeout: Seconds a connection may take for its handshake.
+        """
+        self._host = host
+        self._port = port
+        self._advertise = advertise
+        self._limits = FrameLimits(header=MAX_CONTROL_BYTES, data=max_item_bytes)
+        self._handshake_timeout = handshake_timeout
+        self._server: asyncio.Server | None = None
+        self._registered: dict[str, ResponseReceiver] = {}
+        self._connections: set[IncomingConnection] = set()
+        self.address: Address | None = None
+
+    async def start(self) -> Address:
+        """Listen, and return the address to write into requests.
+
+        Raises:
+            ConfigError: If the host or interface is not this machine's, or the port is taken.
+        """
+        host = interface_address(self._host) or self._host
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: self._incoming().connection, host, self._port, backlog=_BACKLOG
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen for answers on {host}:{self._port}: {error.strerror or error};"
+                " set DIALBACK_RESPONSE_HOST and DIALBACK_RESPONSE_PORT"
+            ) from error
+        bound = self._server.sockets[0].getsockname()
+        self.address = self._advertised(host, bound[1])
+        return self.address
+
+    def _advertised(self, host: str, port: int) -> Address:
+        if not self._advertise:
+            return Address(_dialable(host), port)
+        if self._advertise.count(":") == 1 or "]:" in self._advertise:
+            return parse_address(self._advertise)
+        return Address(self._advertise.strip("[]"), port)
+
+    def register(self, codec: PayloadCodec) -> ResponseReceiver:
+        """Register a new, unguessable stream subject. Do it before the request is published."""
+        receiver = ResponseReceiver(str(uuid.uuid4()), codec, on_settled=self._settled)
+        self._registered[receiver.subject] = receiver
+        return receiver
+
+    @property
+    def registered(self) -> int:
+        """Subjects that wait for a worker."""
+        return len(self._registered)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
+
+    async def close(self) -> None:
+        """Stop listening; kill the streams that are left."""
+        for receiver in list(self._registered.values()):
+            receiver.kill()
+        for incoming in list(self._connections):
+            incoming.connection.close()
+        if self._server is not None:
+            self._server.close()
+        for incoming in list(self._connections):
+            if not await incoming.connection.wait_closed(1.0):
+                incoming.connection.abort()
+                await incoming.connection.wait_closed(1.0)
+
+    def _incoming(self) -> IncomingConnection:
+        incoming = IncomingConnection(
+            self._claim,
+            on_closed=self._connections.discard,
+            limits=self._limits,
+            handshake_timeout=self._handshake_timeout,
+        )
+        self._connections.add(incoming)
+        return incoming
+
+    def _claim(self, incoming: IncomingConnection, end: RequesterEnd) -> ResponseReceiver | None:
+        """Return the stream that a handshake names, or ``None`` to refuse it."""
+        del incoming
+        handshake = end.handshake
+        if handshake is None or handshake.stream_type is not StreamType.RESPONSE:
+            return None
+        return self._registered.get(handshake.subject)
+
+    def _settled(self, receiver: ResponseReceiver) -> None:
+        """The first item or the end is there: the subject is spent."""
+        self._registered.pop(receiver.subject, None)
+
+
+def interface_address(name: str) -> str | None:
+    """Return the address of a network interface, IPv4 first; ``None`` if none has that name."""
+    for adapter in ifaddr.get_adapters():
+        if adapter.name != name:
+            continue
+        addresses = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for ip in adapter.ips]
+        usable = [ip for ip in addresses if not ipaddress.ip_address(ip).is_link_local]
+        usable.sort(key=lambda ip: ":" in ip)
+        return usable[0] if usable else None
+    return None
+
+
+def local_address_towards(host: str, port: int) -> str:
+    """Return this machine's address on the way to ``host`` (no packet is sent).
+
+    What a worker that talks to the same server can most likely dial. Loopback if the
+    server is on loopback or cannot be resolved.
+    """
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
+
+
+def _dialable(host: str) -> str:
+    """Replace the unspecified address, which nobody can dial, by this machine's."""
+    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 -- compared, not bound
+        return local_address_towards("192.0.2.1", 9)  # TEST-NET: names no host, picks a route
+    return host

@@ -1,0 +1,191 @@
+"""The worker's end of a response stream, on a connection: write items, hear stop and kill.
+
+:class:`~dialback.transport.response_stream.WorkerEnd` says what may be written; this file
+writes it. Source: protocol section 7.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from dialback.errors import ProtocolError, PublishError
+from dialback.transport.connection import FrameConnection
+from dialback.transport.items import data_frame
+from dialback.transport.messages import ResponseStreamPrologue
+from dialback.transport.response_stream import WorkerEnd, WorkerEvent, WorkerState
+from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
+
+LINGER: Final = 10.0
+"""Seconds to wait for the requester's FIN after the sentinel, as Dynamo does."""
+
+_CONTROL_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+
+
+class ResponseSender:
+    """Writes one response stream.
+
+    Attributes:
+        address: What was dialled, as text.
+        dials: Dial attempts it took.
+        stopped: Whether the requester asked to stop (true after a kill too).
+        killed: Whether the requester sent kill, or broke the protocol.
+        lost: Why the connection was lost, or ``None``.
+        response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
+            :meth:`write_final` (frame heads not counted), whether or not they left.
+    """
+
+    def __init__(self, *, send_timeout: float = 60.0, linger: float = LINGER) -> None:
+        self.address = ""
+        self.dials = 1
+        self.stopped = False
+        self.killed = False
+        self.lost: PublishError | None = None
+        self.response_bytes = 0
+        self._end = WorkerEnd()
+        self._linger = linger
+        self._listener: Callable[[WorkerEvent], None] | None = None
+        self._peer_finished = asyncio.Event()
+        self.connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
+
+    # --- FrameHandler -----------------------------------------------------------------
+
+    def frame_received(self, message: TwoPartMessage) -> None:
+        """Take a control frame."""
+        event = self._end.receive(message)
+        if event is not None and self._end.state is not WorkerState.LINGER:
+            self._cancelled(event)
+
+    def protocol_failed(self, error: ProtocolError) -> None:
+        """Garbage from the requester is a kill (protocol section 7.3)."""
+        del error
+        self._end.advance(WorkerEvent.VIOLATION)
+        if self._end.state is not WorkerState.LINGER:
+            self._cancelled(WorkerEvent.VIOLATION)
+
+    def peer_finished(self) -> None:
+        """A FIN: after the sentinel the end, before it a half-close."""
+        self._peer_finished.set()
+
+    def connection_lost(self, error: PublishError | None) -> None:
+        """The connection is gone."""
+        self._peer_finished.set()
+        if error is None or self._end.state is WorkerState.LINGER:
+            return
+        self.lost = error
+        self._end.advance(WorkerEvent.LOST)
+        self._tell(WorkerEvent.LOST)
+
+    def _cancelled(self, event: WorkerEvent) -> None:
+        self.stopped = True
+        if event is not WorkerEvent.STOP:
+            self.killed = True
+        self._tell(event)
+
+    def _tell(self, event: WorkerEvent) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def on_event(self, listener: Callable[[WorkerEvent], None]) -> None:
+        """Call ``listener`` for each STOP, KILL, VIOLATION and LOST, past ones included."""
+        self._listener = listener
+        if self.killed:
+            listener(WorkerEvent.KILL)
+        elif self.stopped:
+            listener(WorkerEvent.STOP)
+        if self.lost is not None:
+            listener(WorkerEvent.LOST)
+
+    # --- writing ----------------------------------------------------------------------
+
+    async def send_handshake(self, subject: str) -> None:
+        """Write the handshake.
+
+        Raises:
+            PublishError: If the connection was lost meanwhile.
+        """
+        self.connection.write(self._end.handshake(subject))
+        await self.connection.drain_all()
+
+    async def refused(self, within: float) -> bool:
+        """Return whether the requester resets the connection within ``within`` seconds.
+
+        There is no positive answer to a handshake; a spent subject shows as a reset
+        (protocol section 6.1).
+        """
+        return await self.connection.wait_closed(within)
+
+    def write_prologue(self) -> None:
+        """Queue the prologue: the engine accepted.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.connection.write(self._end.prologue())
+
+    def write_refusal(self, prologue: ResponseStreamPrologue) -> None:
+        """Queue the error prologue: the engine refused. Only the sentinel may follow.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.connection.write(self._end.prologue(prologue))
+
+    def write_item(self, body: bytes) -> None:
+        """Queue one item's frame. Call :meth:`breathe` after it.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.response_bytes += len(body)
+        if self.lost is not None:
+            raise self.lost
+        self._end.advance(WorkerEvent.ITEM)
+        self.connection.write(*data_frame(body))
+
+    @property
+    def needs_breath(self) -> bool:
+        """Whether :meth:`breathe` has something to do."""
+        return self.connection.congested or self.connection.overdue
+
+    async def breathe(self) -> None:
+        """Wait while the requester is slow; let the loop turn when it has not for long.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        if self.connection.congested:
+            await self.connection.drain()
+        else:
+            await asyncio.sleep(0)
+
+    def write_final(self, body: bytes) -> None:
+        """Queue the complete-final frame.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.response_bytes += len(body)
+        if self.lost is not None:
+            raise self.lost
+        self._end.advance(WorkerEvent.FINAL)
+        self.connection.write(*data_frame(body))
+
+    async def finish(self) -> None:
+        """Write the sentinel, flush, wait for the requester's FIN at most ``linger`` s, close.
+
+        Raises:
+            PublishError: If the connection is lost before every byte has left.
+        """
+        if self._end.state is not WorkerState.ABORTED:
+            self.connection.write(self._end.sentinel())
+        await self.connection.drain_all()
+        try:
+            async with asyncio.timeout(self._linger):
+                await self._peer_finished.wait()
+        except TimeoutError:
+            pass
+        self.connection.close()
+
+    def abort(self) -> None:
+        """Drop what is unsent and close: after a kill, a loss, or when told to."""
+        self.connection.abort()

@@ -1,0 +1,207 @@
+"""The two-part codec: frames of a 24-byte prefix, a header part and a data part.
+
+Bytes in, values out; no I/O. A pull decoder in the manner of h11: ``receive_data`` only
+stores, ``next_message`` parses one message or says ``None``. Limits are enforced from the
+prefix, before any content is waited for. An error is final: a byte stream cannot be
+resynchronised in the middle of a frame.
+
+Source: protocol section 2 (Dynamo's ``TwoPartCodec``): three unsigned 64-bit big-endian
+numbers (header length, data length, checksum), then the parts. Releases write checksum 0
+and verify none.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from dialback.errors import (
+    ChecksumError,
+    FrameTooLargeError,
+    ProtocolError,
+    TruncatedFrameError,
+)
+
+PREFIX: Final = struct.Struct(">QQQ")
+MAX_CONTROL_BYTES: Final = 64 * 1024
+"""Default limit of a header part on the back-channel: handshake, prologue, control."""
+MAX_REQUEST_HEADER_BYTES: Final = 128 * 1024
+"""Largest control message of a request; Dynamo's requesters refuse more (protocol 2.5)."""
+MAX_DATA_BYTES: Final = 64 * 1024 * 1024
+"""Default limit of a data part: one item."""
+
+_NO_CHECKSUM: Final = b"\x00" * 8
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPartMessage:
+    """A frame's content.
+
+    Attributes:
+        header: The header part; empty in a data-only message.
+        data: The data part; empty in a header-only message.
+    """
+
+    header: bytes = b""
+    data: bytes = b""
+
+    @property
+    def kind(self) -> str:
+        """Which parts are there: ``header-only``, ``data-only``, ``header-and-data``, ``empty``."""
+        if self.header:
+            return "header-and-data" if self.data else "header-only"
+        return "data-only" if self.data else "empty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameLimits:
+    """What a decoder accepts, in bytes.
+
+    Attributes:
+        header: Largest header part.
+        data: Largest data part.
+    """
+
+    header: int = MAX_CONTROL_BYTES
+    data: int = MAX_DATA_BYTES
+
+
+def encode(header: bytes = b"", data: bytes = b"", *, checksum: bool = False) -> bytes:
+    """Return the frame of one two-part message.
+
+    Args:
+        header: Header part.
+        data: Data part.
+        checksum: Write the XXH3-64 of both parts, as debug builds of Dynamo do. Releases
+            write 0, which is the default.
+    """
+    value = _checksum_of(header, data) if checksum else 0
+    return b"".join((PREFIX.pack(len(header), len(data), value), header, data))
+
+
+def data_prefix(size: int) -> bytes:
+    """Return the prefix of a data-only frame of ``size`` bytes, for writing without a copy."""
+    return PREFIX.pack(0, size, 0)
+
+
+class TwoPartDecoder:
+    """Turns a byte stream into two-part messages.
+
+    Feed it with :meth:`receive_data`, then call :meth:`next_message` until it returns
+    ``None``. After an error every further call raises the same error.
+    """
+
+    __slots__ = ("_buffer", "_error", "_limits", "_start", "_verify")
+
+    def __init__(self, limits: FrameLimits | None = None, *, verify_checksum: bool = False) -> None:
+        self._limits = limits or FrameLimits()
+        self._verify = verify_checksum
+        self._buffer = bytearray()
+        self._start = 0
+        self._error: ProtocolError | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not yet returned: 0 between two frames."""
+        return len(self._buffer) - self._start
+
+    def receive_data(self, data: bytes) -> None:
+        """Store bytes; nothing is parsed here."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
+        self._buffer += data
+
+    def next_message(self) -> TwoPartMessage | None:
+        """Return the next complete message, or ``None`` when more bytes are needed.
+
+        Raises:
+            FrameTooLargeError: As soon as a prefix announces too much, before its
+                content is buffered.
+            ChecksumError: If verification was asked for and a non-zero checksum is wrong.
+        """
+        if self._error is not None:
+            raise self._error
+        start = self._start
+        available = len(self._buffer) - start
+        if available < PREFIX.size:
+            return None
+        header_size, data_size, checksum = PREFIX.unpack_from(self._buffer, start)
+        self._check_limits(header_size, data_size)
+        if available < PREFIX.size + header_size + data_size:
+            return None
+        return self._take(header_size, data_size, checksum)
+
+    def _check_limits(self, header_size: int, data_size: int) -> None:
+        if header_size > self._limits.header:
+            raise self._fail(FrameTooLargeError("header", header_size, self._limits.header))
+        if data_size > self._limits.data:
+            raise self._fail(FrameTooLargeError("data", data_size, self._limits.data))
+
+    def _take(self, header_size: int, data_size: int, checksum: int) -> TwoPartMessage:
+        first = self._start + PREFIX.size
+        middle = first + header_size
+        self._start = middle + data_size
+        with memoryview(self._buffer) as view:
+            message = TwoPartMessage(bytes(view[first:middle]), bytes(view[middle : self._start]))
+        if self._verify and checksum:
+            computed = _checksum_of(message.header, message.data)
+            if computed != checksum:
+                raise self._fail(ChecksumError(checksum, computed))
+        if self._start == len(self._buffer):
+            self._buffer.clear()
+            self._start = 0
+        return message
+
+    def _fail(self, error: ProtocolError) -> ProtocolError:
+        self._error = error
+        self._buffer.clear()
+        self._start = 0
+        return error
+
+
+def decode(payload: bytes, *, limits: FrameLimits | None = None) -> TwoPartMessage:
+    """Return the two-part message at the start of a whole payload; what follows is ignored.
+
+    This is how a request's payload is read (protocol section 2.4).
+
+    Raises:
+        TruncatedFrameError: If the payload is shorter than its prefix announces.
+        FrameTooLargeError: If the announced sizes are over the limits.
+    """
+    bounds = limits or FrameLimits(header=MAX_REQUEST_HEADER_BYTES)
+    decoder = TwoPartDecoder(bounds)
+    decoder.receive_data(payload)
+    message = decoder.next_message()
+    if message is None:
+        raise TruncatedFrameError(len(payload), _announced_size(payload))
+    return message
+
+
+def salvage_header(payload: bytes) -> bytes | None:
+    """Return the header part of a payload whose data part is cut off or too large.
+
+    A message that cannot be served may still say where its requester listens
+    (protocol D-1). ``None`` if the header itself is missing, cut off or too large.
+    """
+    if len(payload) < PREFIX.size:
+        return None
+    header_size, _, _ = PREFIX.unpack_from(payload)
+    end = PREFIX.size + header_size
+    if not 0 < header_size <= MAX_REQUEST_HEADER_BYTES or end > len(payload):
+        return None
+    return payload[PREFIX.size : end]
+
+
+def _announced_size(payload: bytes) -> int:
+    if len(payload) < PREFIX.size:
+        return PREFIX.size
+    header_size, data_size, _ = PREFIX.unpack_from(payload)
+    return PREFIX.size + int(header_size) + int(data_size)
+
+
+def _checksum_of(header: bytes, data: bytes) -> int:
+    digest = xxhash.xxh3_64(header)
+    digest.update(data)
+    return digest.intdigest()
