@@ -7,6 +7,7 @@ password for ever.
 
 import asyncio
 import logging
+import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_WAIT: Final = 0.5  # seconds, plus jitter
 _PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
+_ONE_TRY: Final[dict[str, Any]] = {
+    "allow_reconnect": False,
+    "max_reconnect_attempts": 1,
+    "reconnect_time_wait": 0.05,
+}
 _PENDING_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -95,7 +101,7 @@ async def connect(
     hooks = events or ConnectionEvents()
     options = _options(server, name=name, role=role)
     await _probe(server, options, within)
-    return await nats.connect(  # pyright: ignore[reportUnknownMemberType] -- nats-py's **options
+    return await nats.connect(  # pyright: ignore[reportUnknownMemberType]
         server.urls,
         **options,
         allow_reconnect=True,
@@ -126,15 +132,21 @@ async def _probe(server: ServerAddress, options: dict[str, Any], within: float) 
 
 
 async def _connect_once(server: ServerAddress, options: dict[str, Any], within: float) -> None:
+    seen: list[Exception] = []
+
+    async def note(error: Exception) -> None:
+        seen.append(error)
+
     try:
         async with asyncio.timeout(within):
-            client = await nats.connect(  # pyright: ignore[reportUnknownMemberType] -- nats-py's **options
-                server.urls, **options, allow_reconnect=False, error_cb=_ignore_error
+            client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+                server.urls, **options, error_cb=note, **_ONE_TRY
             )
             await client.close()
     except (OSError, TimeoutError, nats.errors.NoServersError, nats.errors.TimeoutError) as error:
+        why = _reason(seen[-1] if seen else error)
         raise ServerUnavailableError(
-            f"no nats-server answers at {server.url} ({_reason(error)}). Start one with JetStream"
+            f"no nats-server answers at {server.url} ({why}). Start one with JetStream"
             " (nats-server -js), or name yours with -s/--server or NATS_SERVER"
         ) from error
     except nats.errors.Error as error:
@@ -147,8 +159,9 @@ async def _connect_once(server: ServerAddress, options: dict[str, Any], within: 
 
 
 def _reason(error: BaseException) -> str:
-    cause = str(error) or type(error).__name__
-    return cause.removeprefix("nats: ")
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return (str(error) or type(error).__name__).removeprefix("nats: ")
 
 
 def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
@@ -197,10 +210,6 @@ async def _log_error(error: Exception) -> None:
         "NATS connection error",
         extra={"reason": str(error) or type(error).__name__},
     )
-
-
-async def _ignore_error(error: Exception) -> None:
-    """The probe's own exception says it all."""
 
 
 def _as_callback(function: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -6,7 +6,7 @@ import typer
 
 from dialback import __version__
 from dialback.cli import submit, worker
-from dialback.cli.output import error_console
+from dialback.cli.output import print_error
 from dialback.cli.run import exit_code_for
 from dialback.errors import DialbackError
 
@@ -14,6 +14,7 @@ app = typer.Typer(
     name="dialback",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A JetStream work queue whose workers stream answers back over TCP.",
 )
@@ -45,5 +46,5 @@ def main() -> None:
     try:
         app()
     except DialbackError as error:
-        error_console.print(f"[red]error:[/red] {error}", soft_wrap=True)
+        print_error(str(error))
         raise SystemExit(int(exit_code_for(error))) from error

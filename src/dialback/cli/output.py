@@ -15,6 +15,12 @@ error_console: Final = Console(stderr=True, highlight=False)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
+def print_error(text: str) -> None:
+    """Print one sentence to stderr, as it is."""
+    error_console.print("error:", style="bold red", end=" ")
+    error_console.print(text, markup=False, soft_wrap=True)
+
+
 def print_json(value: object) -> None:
     """Print one JSON document on one line."""
     typer.echo(orjson.dumps(value).decode())

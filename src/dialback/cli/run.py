@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import typer
 
-from dialback.cli.output import error_console
+from dialback.cli.output import print_error
 from dialback.errors import (
     ConfigError,
     ConfigMismatchError,
@@ -71,7 +71,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
             return runner.run(work)
     except DialbackError as error:
-        error_console.print(f"[red]error:[/red] {error}", soft_wrap=True, markup=True)
+        print_error(str(error))
         raise typer.Exit(exit_code_for(error)) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(ExitCode.INTERRUPTED) from error

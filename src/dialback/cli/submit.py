@@ -29,6 +29,7 @@ def submit(
         str,
         typer.Argument(metavar="JSON|@FILE|-", help="The request; @FILE reads a file, - stdin."),
     ],
+    *,
     server: ServerOption = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the first item.")] = DEFAULT_TIMEOUT,
     deadline: Annotated[
@@ -45,19 +46,18 @@ def submit(
         int | None, typer.Option(metavar="N", help="Ask to stop after N items.")
     ] = None,
 ) -> None:
-    r"""Send one request and print its items, one JSON value on a line.
+    """Send one request and print its items, one JSON value on a line.
 
     Ctrl-C asks the engine to stop; what it has produced still arrives. A second Ctrl-C ends
     the stream at once. Exit codes: 0 complete, 1 the engine failed or the stream broke,
     3 no such endpoint, 69 no nats-server, 75 no item in time, 130 stopped.
 
+    \b
     Examples:
       dialback submit demo.backend.generate '{"n": 3}'
-
       dialback submit demo.backend.generate @request.json --timeout 10
-
       echo '{"n": 3}' | dialback submit demo.backend.generate - | jq .i
-    """
+    """  # noqa: D301 -- \b is click's mark for text that is not rewrapped
     settings = Settings.load(server=server)
     set_up_logs("WARNING", settings.log_format)
     options: dict[str, Any] = {

@@ -11,7 +11,7 @@ from dialback.ingress.engine import load_engine
 from dialback.settings import Settings
 from dialback.worker import Worker
 
-app = typer.Typer(no_args_is_help=True, help="Run workers.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run workers.")
 
 
 @app.command("run")
@@ -19,6 +19,7 @@ def run_worker(
     engine: Annotated[
         str, typer.Argument(metavar="ENGINE", help="MODULE:ATTRIBUTE of the engine.")
     ],
+    *,
     endpoint: EndpointOption,
     slots: Annotated[
         int | None,
@@ -37,31 +38,23 @@ def run_worker(
         typer.Option(help="Name in logs and dead letters.  [env: DIALBACK_WORKER_NAME]"),
     ] = None,
 ) -> None:
-    r"""Serve an endpoint with an engine until SIGTERM or Ctrl-C, then drain.
+    """Serve an endpoint with an engine until SIGTERM or Ctrl-C, then drain.
 
     The first signal drains: what runs is finished, nothing new is taken. A second one ends
     what runs. Exit codes: 0 drained, 2 wrong settings, 69 no nats-server, 75 the shutdown
     budget ran out, 143 ended by a second signal.
 
+    \b
     Examples:
       dialback worker run examples.echo:generate --endpoint demo.backend.generate
-
-      dialback worker run my_engines:Llama -e prod.llm.generate --slots 4 -s nats://nats:4222
-
-      DIALBACK_SLOTS=8 DIALBACK_STATUS_PORT=9090 dialback worker run m:engine -e a.b.c
-    """
-    run(_run_worker(engine, endpoint, slots, server, status_port, name))
-
-
-async def _run_worker(  # noqa: PLR0917 -- the command's options
-    engine: str,
-    endpoint: str,
-    slots: int | None,
-    server: str | None,
-    status_port: int | None,
-    name: str | None,
-) -> None:
+      dialback worker run my_engines:Llama -e prod.llm.generate --slots 4
+      DIALBACK_SLOTS=8 NATS_SERVER=nats://nats:4222 dialback worker run m:engine -e a.b.c
+    """  # noqa: D301 -- \b is click's mark for text that is not rewrapped
     settings = Settings.load(slots=slots, server=server, status_port=status_port, worker_name=name)
     set_up_logs(settings.log_level, settings.log_format)
+    raise typer.Exit(run(_serve(engine, endpoint, settings)))
+
+
+async def _serve(engine: str, endpoint: str, settings: Settings) -> int:
     worker = Worker(load_engine(engine), endpoint=endpoint, settings=settings)
-    raise typer.Exit(int(await worker.run()))
+    return int(await worker.run())
