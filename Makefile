@@ -1,0 +1,54 @@
+# One virtual environment, made by whatever target needs it first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check cov bench format compose-check compose-test clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dialback needs Python 3.11 or newer; try make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(READY) ## Make the virtual environment with everything in it
+
+demo: $(READY) ## The main job: a server, two workers, a kill, streamed answers
+	$(BIN)/dialback demo
+
+test: $(READY) ## All tests, on a real nats-server
+	$(BIN)/python -m pytest
+
+check: $(READY) compose-check ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+cov: $(READY) ## Tests with branch coverage; fails under 90 %
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: $(READY) ## Benchmarks: ratios within one run
+	$(BIN)/python -m benchmarks
+
+format: $(READY) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+compose-check: $(READY) ## Is docker-compose.yml valid? (needs no engine)
+	$(BIN)/docker-compose -f docker-compose.yml --profile '*' config --quiet
+
+compose-test: ## Build and run docker-compose.yml for real (needs a container engine)
+	tests/compose/run.sh
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,51 @@
+"""Fixtures for all tests: a clean environment, a real nats-server, an endpoint of one's own."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+from dialback.queue.client import QueueClient
+from dialback.queue.connection import ServerAddress
+from dialback.queue.embedded_server import EmbeddedServer
+from dialback.queue.topology import Endpoint
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("DIALBACK_", "NATS_", "DYN_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Generator[EmbeddedServer]:
+    """A real nats-server for the whole run. It fails, and does not skip, when missing."""
+    server = EmbeddedServer()
+    asyncio.run(server.start())
+    yield server
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+async def own_server() -> AsyncGenerator[EmbeddedServer]:
+    """A nats-server for one test, to be killed or stopped by it."""
+    async with EmbeddedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    """An endpoint that no other test uses."""
+    return Endpoint("test", "backend", f"e{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+async def queue_client(nats_server: EmbeddedServer) -> AsyncGenerator[QueueClient]:
+    """A connected client of the shared server."""
+    client = await QueueClient.open(
+        ServerAddress(url=nats_server.url), name="tests", role="operator"
+    )
+    yield client
+    await client.close()
