@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
+
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ServerAddress
 from dialback.queue.embedded_server import EmbeddedServer

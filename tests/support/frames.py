@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from dialback.transport.two_part import TwoPartDecoder, TwoPartMessage, encode
 
 VECTORS = Path(__file__).parent.parent / "vectors"

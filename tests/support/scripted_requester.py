@@ -1,4 +1,4 @@
-"""A requester's TCP side under a test's control: accepts call-home connections, records, misbehaves."""
+"""A requester under a test's control: accepts call-home connections, records, misbehaves."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+
 from dialback.transport.two_part import TwoPartDecoder, TwoPartMessage
 
 STOP = bytes.fromhex("0000000000000006000000000000000000000000000000002273746f7022")
