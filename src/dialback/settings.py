@@ -213,6 +213,14 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigError(_sentences(error)) from error
 
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with these settings, for a child process."""
+        ours = {
+            _PREFIX + name.upper(): _as_variable(getattr(self, name))
+            for name in self.model_fields_set
+        }
+        return os.environ | ours
+
     # --- what the folders take --------------------------------------------------------
 
     def server_address(self) -> ServerAddress:
@@ -255,6 +263,12 @@ class Settings(BaseSettings):
             send_timeout=self.send_timeout,
             linger=self.linger,
         )
+
+
+def _as_variable(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, cast("tuple[object, ...]", value)))
+    return str(value)
 
 
 def server_is_named() -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dialback import __version__
-from dialback.cli import submit, worker
+from dialback.cli import demo, submit, worker
 from dialback.cli.output import print_error
 from dialback.cli.run import exit_code_for
 from dialback.errors import DialbackError
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(worker.app, name="worker")
 app.command("submit")(submit.submit)
+app.command("demo")(demo.demo)
 
 
 def _print_version(value: bool) -> None:
