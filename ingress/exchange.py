@@ -318,6 +318,8 @@ async def _unless_cut(
     def on_revoked(reason: Revoked) -> None:
         if reason is Revoked.LEASE_LOST:
             cut(StreamEnd.LEASE_LOST)
+        else:
+            sender.end_linger()  # all is written; the process is about to end
 
     sender.on_event(on_event)
     revocation.on_revoked(on_revoked)

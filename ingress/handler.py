@@ -16,6 +16,7 @@ from dialback.errors import (
     CallHomeForbiddenError,
     DeserializationError,
     DialError,
+    ProtocolError,
     PublishError,
 )
 from dialback.ingress.engine import Engine
@@ -112,12 +113,12 @@ class Ingress:
         if isinstance(parsed, ParsedRequest):
             parsed = self._convert(parsed)
         if isinstance(parsed, Rejection):
-            return await self._reject(parsed)
+            return await self._reject(delivery, parsed)
         progress.request_id = parsed.request_id
         if parsed.sent_ns is not None:
             self._metrics.observe_transit((self._now_ns() - parsed.sent_ns) / _NS)
         if parsed.expired(self._now_ns()):
-            return await self._expire(parsed)
+            return await self._expire(delivery, parsed)
         sender = await self._dial(delivery, parsed)
         if not isinstance(sender, ResponseSender):
             return sender
@@ -143,11 +144,10 @@ class Ingress:
 
     # --- answers without an engine ----------------------------------------------------
 
-    async def _reject(self, rejection: Rejection) -> Finished:
+    async def _reject(self, delivery: Delivery, rejection: Rejection) -> Finished:
         self._metrics.count_error(rejection.error_type)
-        told = await self._answer(
-            rejection.call_home, backend_error("InvalidArgument", rejection.reason)
-        )
+        error = backend_error("InvalidArgument", rejection.reason)
+        told = await self._answer(delivery, rejection.call_home, error)
         return Finished(
             outcome=rejection.outcome,
             request_id=rejection.request_id,
@@ -157,9 +157,10 @@ class Ingress:
             caller_told=told,
         )
 
-    async def _expire(self, parsed: ParsedRequest) -> Finished:
+    async def _expire(self, delivery: Delivery, parsed: ParsedRequest) -> Finished:
         reason = "the request's deadline passed while it was queued"
-        told = await self._answer(parsed.call_home, backend_error("ResponseTimeout", reason))
+        error = backend_error("ResponseTimeout", reason)
+        told = await self._answer(delivery, parsed.call_home, error)
         return Finished(
             outcome=Outcome.EXPIRED,
             request_id=parsed.request_id,
@@ -168,7 +169,9 @@ class Ingress:
             caller_told=told,
         )
 
-    async def _answer(self, call_home: CallHome | None, error: DynamoError) -> bool:
+    async def _answer(
+        self, delivery: Delivery, call_home: CallHome | None, error: DynamoError
+    ) -> bool:
         """Dial and say no: good prologue, error item, final. Return whether it was said.
 
         Never an error prologue: Dynamo's requesters then avoid the worker for 5 s and
@@ -181,12 +184,13 @@ class Ingress:
         except (DialError, CallHomeForbiddenError) as failure:
             logger.debug("the answer cannot be delivered", extra={"reason": str(failure)})
             return False
+        delivery.revocation.on_revoked(lambda _: sender.end_linger())
         try:
             sender.write_prologue()
             sender.write_item(encode_error_item(error, call_home.codec))
             sender.write_final(encode_final(call_home.codec))
             await sender.finish()
-        except PublishError:
+        except (PublishError, ProtocolError):  # gone, or killed right after the handshake
             return False
         finally:
             sender.abort()

@@ -10,7 +10,7 @@ Source: operator 2.1; defaults of overview section 8.
 import difflib
 import os
 import socket
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict

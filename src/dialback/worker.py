@@ -84,7 +84,7 @@ class Worker:
         self._worker_id = f"{secrets.randbits(63):x}"
         self._name = f"{self._settings.worker_name}-{os.getpid()}"
         self._on_healthy = on_healthy
-        self._metrics = WorkerMetrics.create(
+        self.metrics = WorkerMetrics.create(
             registry,
             namespace=self._endpoint.namespace,
             component=self._endpoint.component,
@@ -154,7 +154,7 @@ class Worker:
             settings.server_address(),
             name=f"dialback-leases-{self._name}",
             ack_wait=settings.ack_wait,
-            on_late=self._metrics.service.count_heartbeat_late,
+            on_late=self.metrics.service.count_heartbeat_late,
         )
         await leases.start()
         stack.push_async_callback(leases.stop)
@@ -169,7 +169,7 @@ class Worker:
         if settings.status_port < 0:
             return
         status = StatusServer(
-            self._metrics.registry,
+            self.metrics.registry,
             host=settings.status_host,
             port=settings.status_port,
             health=self._health,
@@ -184,7 +184,7 @@ class Worker:
         stack.push_async_callback(status.stop)
 
     def _build_consumer(self, client: QueueClient, leases: LeaseKeeper) -> Consumer:
-        settings, service = self._settings, self._metrics.service
+        settings, service = self._settings, self.metrics.service
         ingress = Ingress(
             self._engine,
             Dialer(
@@ -192,7 +192,7 @@ class Worker:
                 settings.dial_settings(),
                 on_retry=service.count_dial_retry,
             ),
-            metrics=self._metrics.work_handler,
+            metrics=self.metrics.work_handler,
             service=service,
             settings=IngressSettings(stop_grace=settings.stop_grace),
             on_healthy=self._on_healthy,
@@ -264,7 +264,7 @@ class Worker:
             reasons.append("not connected to NATS")
         if not self._engine_ready:
             reasons.append("engine not ready")
-        last_pull = self._metrics.service.last_pull
+        last_pull = self.metrics.service.last_pull
         if self._connected and time.time() - last_pull > _PULL_STALE:
             reasons.append("no pull was answered yet" if not last_pull else "pulls are stale")
         return Health(
@@ -281,7 +281,7 @@ class Worker:
 
     def _on_reconnected(self) -> None:
         self._connected = True
-        self._metrics.service.count_reconnect()
+        self.metrics.service.count_reconnect()
         logger.info("reconnected to NATS")
         self._consumer.puller.reset()
 
@@ -297,7 +297,7 @@ class Worker:
 
     async def _drain(self, consumer: Consumer) -> Drained:
         budget = self._settings.shutdown_budget
-        self._metrics.service.set_draining(True)
+        self.metrics.service.set_draining(True)
         logger.info("draining", extra={"running": consumer.in_flight, "budget": budget})
         return await consumer.drain(budget, reserve=budget * _RESERVE_SHARE, hurry=self._hurry)
 

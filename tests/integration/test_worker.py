@@ -1,0 +1,152 @@
+"""The worker's own business: start, health, refusing what it must not touch, reconnecting."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dialback import (
+    ConfigError,
+    Context,
+    Requester,
+    ServerUnavailableError,
+    Settings,
+    Worker,
+    WorkerExit,
+)
+from dialback.errors import ConfigMismatchError
+from dialback.queue.client import QueueClient
+from dialback.queue.embedded_server import EmbeddedServer
+from dialback.queue.topology import Endpoint, QueueSettings, Topology
+from support.eventually import eventually
+
+pytestmark = pytest.mark.integration
+
+
+async def echo(request: Any, context: Context) -> AsyncIterator[Any]:
+    yield request
+
+
+class Careful:
+    """An engine with everything optional."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.is_ready = False
+
+    async def startup(self) -> None:
+        self.calls.append("startup")
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    async def generate(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        self.calls.append("generate")
+        yield request
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+async def _status(worker: Worker, path: str) -> tuple[int, Any]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{worker.status_port}{path}") as response,
+    ):
+        return response.status, await response.json(content_type=None)
+
+
+async def test_health_follows_the_engine_and_the_pulls(
+    nats_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    settings = Settings.load(server=nats_server.url)
+    engine = Careful()
+    healthy: list[bool] = []
+    worker = Worker(
+        engine, endpoint=str(endpoint), settings=settings, on_healthy=lambda: healthy.append(True)
+    )
+    running = asyncio.create_task(worker.run(signals=False))
+
+    async def reasons() -> Any:
+        if worker.status_port is None:
+            return None
+        return (await _status(worker, "/ready"))[1].get("reasons")
+
+    await eventually(reasons, lambda found: found == ["engine not ready"])
+    assert (await _status(worker, "/health"))[0] == 503
+    assert (await _status(worker, "/live"))[0] == 200
+    engine.is_ready = True
+    await eventually(reasons, lambda found: found == [])
+    status, body = await _status(worker, "/health")
+    async with Requester(settings) as requester:
+        async with requester.generate(str(endpoint), {"a": 1}) as stream:
+            assert [item async for item in stream] == [{"a": 1}]
+    worker.stop()
+
+    assert await running is WorkerExit.CLEAN
+    assert (status, body["status"]) == (200, "ready")
+    assert body["endpoints"] == {endpoint.endpoint: "ready"}
+    assert engine.calls == ["startup", "generate", "shutdown"]
+    assert healthy == [True, True], "one item, one clean end"
+
+
+async def test_a_consumer_with_other_settings_is_refused_and_not_touched(
+    nats_server: EmbeddedServer, queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    await Topology(queue_client.api, endpoint, QueueSettings(ack_wait=7)).ensure()
+    settings = Settings.load(server=nats_server.url, status_port=-1)
+    worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+    with pytest.raises(
+        ConfigMismatchError, match=r"ack_wait is 7 s, wanted 30 s.*DIALBACK_ACK_WAIT"
+    ):
+        await worker.run(signals=False)
+    info = await queue_client.api.consumer_info(endpoint.stream, "normal")
+    assert info["config"]["ack_wait"] == 7_000_000_000
+
+
+async def test_no_server_is_an_error_that_says_what_to_do(endpoint: Endpoint) -> None:
+    settings = Settings.load(server="nats://127.0.0.1:1", connect_within=0.2)
+    with pytest.raises(ServerUnavailableError, match="Start one with JetStream"):
+        await Worker(echo, endpoint=str(endpoint), settings=settings).run(signals=False)
+
+
+async def test_a_taken_status_port_is_an_error_that_says_what_to_do(endpoint: Endpoint) -> None:
+    server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = Settings.load(server="nats://127.0.0.1:1", status_port=port)
+    with pytest.raises(ConfigError, match="DIALBACK_STATUS_PORT"):
+        await Worker(echo, endpoint=str(endpoint), settings=settings).run(signals=False)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_work_goes_on_after_the_server_was_killed_and_restarted(
+    own_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    settings = Settings.load(server=own_server.url)
+    worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    async with Requester(settings) as requester:
+
+        async def ask(number: int) -> list[Any]:
+            async with requester.generate(str(endpoint), number, timeout=60) as stream:
+                return [item async for item in stream]
+
+        await eventually(lambda: _is_ready(worker))
+        assert await ask(1) == [1]
+        await own_server.kill()
+        asking = asyncio.create_task(ask(2))
+        await own_server.start()
+        assert await asking == [2]
+        assert await asyncio.gather(*map(ask, range(50))) == [[n] for n in range(50)]
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
+    sample = worker.metrics.registry.get_sample_value
+    assert sample("dialback_reconnects_total") == 1
+    assert sample("dialback_outcomes_total", {"outcome": "completed"}) == 52
+
+
+async def _is_ready(worker: Worker) -> bool:
+    return worker.status_port is not None and (await _status(worker, "/ready"))[0] == 200

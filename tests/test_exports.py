@@ -1,0 +1,36 @@
+"""The public API is what it is on purpose."""
+
+import dialback
+
+
+def test_public_names() -> None:
+    assert sorted(dialback.__all__) == [
+        "ConfigError",
+        "Context",
+        "DeadlineExceededError",
+        "DialbackError",
+        "EndState",
+        "Engine",
+        "EngineRefusedError",
+        "Outcome",
+        "PayloadTooLargeError",
+        "QueueError",
+        "QueueFullError",
+        "RequestError",
+        "RequestTimeoutError",
+        "Requester",
+        "ResponseError",
+        "ResponseStream",
+        "ServerUnavailableError",
+        "Settings",
+        "StreamInterrupted",
+        "StreamMissingError",
+        "Worker",
+        "WorkerExit",
+        "__version__",
+        "load_engine",
+    ]
+
+
+def test_every_public_name_exists() -> None:
+    assert all(hasattr(dialback, name) for name in dialback.__all__)

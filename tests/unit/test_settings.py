@@ -1,0 +1,110 @@
+import pytest
+
+from dialback import ConfigError, Settings
+from dialback.settings import server_is_named
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    settings = Settings.load()
+    assert settings.server == "nats://127.0.0.1:4222"
+    assert (settings.ack_wait, settings.slots, settings.max_attempts) == (30.0, 16, 5)
+    assert (settings.dial_attempts, settings.dial_timeout) == (4, 10.0)
+    assert settings.shutdown_budget == 30.0
+    assert settings.max_item_bytes == 64 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", ["DIALBACK_SERVER", "NATS_SERVER", "NATS_URL"])
+def test_each_variable_for_the_server_is_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not server_is_named()
+    monkeypatch.setenv(name, "nats://there:4222")
+    assert Settings.load().server == "nats://there:4222"
+    assert server_is_named()
+
+
+def test_our_own_variable_wins_over_the_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_SERVER", "nats://alias:1")
+    monkeypatch.setenv("DIALBACK_SERVER", "nats://ours:1")
+    assert Settings.load().server == "nats://ours:1"
+
+
+def test_a_keyword_wins_over_the_environment_and_none_is_no_keyword(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DIALBACK_SLOTS", "3")
+    assert Settings.load(slots=None).slots == 3
+    assert Settings.load(slots=7).slots == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("NATS_AUTH_USERNAME", "u", "user", "u"),
+        ("NATS_AUTH_PASSWORD", "p", "password", "p"),
+        ("NATS_AUTH_TOKEN", "t", "token", "t"),
+        ("NATS_AUTH_NKEY", "/seed", "nkey_seed_file", "/seed"),
+        ("NATS_AUTH_CREDENTIALS_FILE", "/creds", "credentials_file", "/creds"),
+        ("DYN_SYSTEM_PORT", "9090", "status_port", 9090),
+        ("DYN_TCP_RESPONSE_STREAM_HOST", "lo", "response_host", "lo"),
+        ("DYN_REQUEST_PLANE_CODEC", "msgpack", "codec", "msgpack"),
+    ],
+)
+def test_dynamos_variables_are_accepted(
+    variable: str, value: str, field: str, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert getattr(Settings.load(), field) == expected
+
+
+def test_an_unknown_variable_of_ours_is_refused_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DIALBACK_SLOT", "3")
+    with pytest.raises(ConfigError, match="DIALBACK_SLOT; did you mean DIALBACK_SLOTS"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"slots": 0}, "slots: Input should be greater than or equal to 1"),
+        ({"ack_wait": "soon"}, "ack_wait: Input should be a valid number"),
+        ({"slots": 30_000}, "max_ack_pending 20000 is less than slots 30000"),
+        ({"call_home_networks": "10.0.0.0/33"}, "write for instance 10.0.0.0/8"),
+        ({"codec": "xml"}, "codec: Input should be 'json' or 'msgpack'"),
+    ],
+)
+def test_a_wrong_value_is_a_sentence_that_names_it(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Settings.load(**wrong)
+
+
+def test_networks_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIALBACK_CALL_HOME_NETWORKS", "198.18.0.0/15, 10.0.0.0/8")
+    assert Settings.load().call_home_networks == ("198.18.0.0/15", "10.0.0.0/8")
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings.load(password="hunter2", token="t0ps3cret")  # noqa: S106
+    shown = repr(settings) + repr(settings.server_address())
+    assert "hunter2" not in shown
+    assert "t0ps3cret" not in shown
+
+
+def test_settings_survive_the_way_to_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load(
+        server="nats://there:4222", ack_wait=3.5, call_home_networks=("10.0.0.0/8", "::1/128")
+    )
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == settings
+
+
+def test_what_the_folders_take_carries_the_values() -> None:
+    settings = Settings.load(
+        requester_gone="discard", max_attempts=2, dial_attempts=1, replicas=3, user="u"
+    )
+    assert settings.retry_policy().discard_gone
+    assert settings.retry_policy().max_attempts == 2
+    assert settings.dial_settings().attempts == 1
+    assert settings.queue_settings().replicas == 3
+    assert settings.server_address().user == "u"
