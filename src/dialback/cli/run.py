@@ -4,7 +4,7 @@ Exit codes are documented in docs/cli.md and tested: they are an interface.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any, Final, TypeVar
 
@@ -21,11 +21,6 @@ from dialback.errors import (
     ServerUnavailableError,
     StreamMissingError,
 )
-
-try:
-    import uvloop
-except ImportError:  # pragma: no cover -- not on Windows
-    uvloop = None
 
 _T = TypeVar("_T")
 
@@ -61,6 +56,15 @@ def exit_code_for(error: BaseException) -> ExitCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where it installs."""
+    try:
+        import uvloop  # noqa: PLC0415 -- not on Windows
+    except ImportError:  # pragma: no cover
+        return None
+    return uvloop.new_event_loop
+
+
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a command's coroutine; errors become one sentence on stderr and an exit code.
 
@@ -68,7 +72,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
         typer.Exit: With the error's exit code.
     """
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(work)
     except DialbackError as error:
         print_error(str(error))
