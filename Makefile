@@ -44,8 +44,9 @@ format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+COMPOSE = $(shell test -x $(BIN)/docker-compose && echo $(BIN)/docker-compose || echo docker compose)
 compose-check: $(READY) ## Is docker-compose.yml valid? (needs no engine)
-	$(BIN)/docker-compose -f docker-compose.yml --profile '*' config --quiet
+	$(COMPOSE) -f docker-compose.yml --profile '*' config --quiet
 
 compose-test: ## Build and run docker-compose.yml for real (needs a container engine)
 	tests/compose/run.sh

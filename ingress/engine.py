@@ -12,7 +12,7 @@ import inspect
 import sys
 import typing
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Engine:
         """
         try:
             return self._convert(value)
-        except ValueError as error:  # msgspec's and pydantic's validation errors are such
+        except Exception as error:  # the validators are the user's: they may raise anything
             raise DeserializationError(f"request does not fit the engine: {error}") from error
 
     async def start(self, request: object, context: Context) -> Responses:
@@ -73,10 +73,10 @@ class Engine:
         )
         if inspect.isawaitable(stream):
             stream = await stream
-        if not isinstance(stream, AsyncIterable):
+        if not _is_async_iterable(stream):
             kind = type(stream).__name__
             raise TypeError(f"engine {self.name} returned {kind}, no async iterator")
-        return aiter(cast("AsyncIterable[Any]", stream))
+        return aiter(stream)
 
     async def startup(self) -> None:
         """Run the engine's ``startup()``, if it has one."""
@@ -108,7 +108,7 @@ def load_engine(reference: str) -> Engine:
         ConfigError: If the reference is malformed, or module or attribute do not exist.
     """
     module_name, colon, attribute = reference.partition(":")
-    if not colon or not module_name or not attribute:
+    if not colon or not attribute or not all(module_name.split(".")):
         raise ConfigError(
             f"engine {reference!r} is not MODULE:ATTRIBUTE, e.g. examples.echo:generate"
         )
@@ -117,8 +117,8 @@ def load_engine(reference: str) -> Engine:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # something that the engine's module imports
         raise ConfigError(
             f"engine {reference!r}: no module {module_name!r} here; run from the folder that has it"
         ) from error
@@ -127,6 +127,10 @@ def load_engine(reference: str) -> Engine:
             raise ConfigError(f"engine {reference!r}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
     return Engine(found() if inspect.isclass(found) else found, name=reference)
+
+
+def _is_async_iterable(value: object) -> TypeGuard[AsyncIterable[Any]]:
+    return isinstance(value, AsyncIterable)
 
 
 def _name_of(target: object) -> str:
@@ -153,7 +157,7 @@ def _converter(generate: Callable[..., Any]) -> Callable[[Any], Any]:
     try:
         hints = typing.get_type_hints(function)
         first = next(iter(inspect.signature(function).parameters))
-    except (TypeError, ValueError, NameError, StopIteration):
+    except (TypeError, ValueError, NameError, AttributeError, StopIteration):
         return _unchanged
     wanted = hints.get(first)
     validate = getattr(wanted, "model_validate", None)  # pydantic's, without importing it

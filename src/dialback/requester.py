@@ -167,7 +167,10 @@ class ResponseStream:
         if self._receiver.dialled:
             what = f"a worker dialled back, but no item came within {seconds}"
         else:
-            what = f"no worker dialled back within {seconds}; is one running for {self.endpoint}?"
+            what = (
+                f"no worker dialled back within {seconds}; is one running for {self.endpoint},"
+                f" and may it dial {self._requester.address} (DIALBACK_CALL_HOME_NETWORKS)?"
+            )
         self._receiver.fail(RequestTimeoutError(what))
 
     def _deadline_passed(self) -> None:

@@ -45,88 +45,96 @@ class Settings(BaseSettings):
 
     # --- NATS -------------------------------------------------------------------------
     server: str = Field(
-        "nats://127.0.0.1:4222",
+        default="nats://127.0.0.1:4222",
         validation_alias=_env("server", "NATS_SERVER", "NATS_URL"),
         description="URL of the nats-server; several separated by commas.",
     )
     user: str | None = Field(
-        None, validation_alias=_env("user", "NATS_AUTH_USERNAME"), description="NATS user."
+        default=None, validation_alias=_env("user", "NATS_AUTH_USERNAME"), description="NATS user."
     )
     password: str | None = Field(
-        None,
+        default=None,
         validation_alias=_env("password", "NATS_AUTH_PASSWORD"),
         repr=False,
         description="NATS password.",
     )
     token: str | None = Field(
-        None,
+        default=None,
         validation_alias=_env("token", "NATS_AUTH_TOKEN"),
         repr=False,
         description="NATS token.",
     )
     nkey_seed_file: str | None = Field(
-        None,
+        default=None,
         validation_alias=_env("nkey_seed_file", "NATS_AUTH_NKEY"),
         description="File with an nkey seed.",
     )
     credentials_file: str | None = Field(
-        None,
+        default=None,
         validation_alias=_env("credentials_file", "NATS_AUTH_CREDENTIALS_FILE", "NATS_CREDS"),
         description="NATS .creds file.",
     )
     tls_ca: str | None = Field(
-        None, validation_alias=_env("tls_ca", "NATS_CA"), description="PEM file of the server's CA."
+        default=None,
+        validation_alias=_env("tls_ca", "NATS_CA"),
+        description="PEM file of the server's CA.",
     )
     tls_cert: str | None = Field(
-        None, validation_alias=_env("tls_cert", "NATS_CERT"), description="Client certificate."
+        default=None,
+        validation_alias=_env("tls_cert", "NATS_CERT"),
+        description="Client certificate.",
     )
     tls_key: str | None = Field(
-        None, validation_alias=_env("tls_key", "NATS_KEY"), description="Client key."
+        default=None, validation_alias=_env("tls_key", "NATS_KEY"), description="Client key."
     )
     connect_within: float = Field(
-        10.0, gt=0, description="Seconds for the first connect to the nats-server."
+        default=10.0, gt=0, description="Seconds for the first connect to the nats-server."
     )
 
     # --- the queue --------------------------------------------------------------------
-    ack_wait: float = Field(30.0, ge=1, description="Seconds a lease lasts without renewal.")
-    replicas: int = Field(1, ge=1, le=5, description="Replicas of streams that are created.")
+    ack_wait: float = Field(
+        default=30.0, ge=1, description="Seconds a lease lasts without renewal."
+    )
+    replicas: int = Field(
+        default=1, ge=1, le=5, description="Replicas of streams that are created."
+    )
     max_messages: int = Field(
-        -1, ge=-1, description="Requests a new queue holds at most; -1 is no limit."
+        default=-1, ge=-1, description="Requests a new queue holds at most; -1 is no limit."
     )
     max_ack_pending: int = Field(
-        20_000, ge=1, description="Requests in flight or delayed, over all workers."
+        default=20_000, ge=1, description="Requests in flight or delayed, over all workers."
     )
     max_attempts: int = Field(
-        5, ge=1, description="Deliveries in which a requester may be unreachable."
+        default=5, ge=1, description="Deliveries in which a requester may be unreachable."
     )
     retry_delay: float = Field(
-        5.0, gt=0, description="Seconds before the second attempt; doubles with each."
+        default=5.0, gt=0, description="Seconds before the second attempt; doubles with each."
     )
     requester_gone: Literal["dead-letter", "discard"] = Field(
-        "dead-letter", description="What becomes of a request whose requester is gone."
+        default="dead-letter", description="What becomes of a request whose requester is gone."
     )
 
     # --- the worker -------------------------------------------------------------------
-    slots: int = Field(16, ge=1, description="Requests a worker serves at the same time.")
+    slots: int = Field(default=16, ge=1, description="Requests a worker serves at the same time.")
     worker_name: str = Field(
         default_factory=socket.gethostname, description="Name of this worker in logs and letters."
     )
     stop_grace: float = Field(
-        1.0, ge=0, description="Seconds an engine has to end after the caller's stop."
+        default=1.0, ge=0, description="Seconds an engine has to end after the caller's stop."
     )
     shutdown_budget: float = Field(
-        30.0,
+        default=30.0,
         gt=0,
         validation_alias=_env("shutdown_budget", "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS"),
         description="Seconds from SIGTERM to the end; give the pod 10 more.",
     )
     status_host: str = Field(
-        "127.0.0.1",
+        default="127.0.0.1",
         validation_alias=_env("status_host", "DYN_SYSTEM_HOST"),
         description="Address of /metrics, /health, /live and /ready.",
     )
     status_port: int = Field(
-        0,
+        default=0,
         ge=-1,
         le=65535,
         validation_alias=_env("status_port", "DYN_SYSTEM_PORT"),
@@ -135,47 +143,49 @@ class Settings(BaseSettings):
 
     # --- the back-channel -------------------------------------------------------------
     call_home_networks: Annotated[tuple[str, ...], NoDecode] = Field(
-        DEFAULT_CALL_HOME_NETWORKS,
+        default=DEFAULT_CALL_HOME_NETWORKS,
         description="Networks a worker may dial, separated by commas.",
     )
-    dial_attempts: int = Field(4, ge=1, description="Dial attempts in one delivery.")
-    dial_timeout: float = Field(10.0, gt=0, description="Seconds for all of them.")
-    connect_timeout: float = Field(5.0, gt=0, description="Seconds for one of them.")
+    dial_attempts: int = Field(default=4, ge=1, description="Dial attempts in one delivery.")
+    dial_timeout: float = Field(default=10.0, gt=0, description="Seconds for all of them.")
+    connect_timeout: float = Field(default=5.0, gt=0, description="Seconds for one of them.")
     send_timeout: float = Field(
-        60.0, gt=0, description="Seconds without progress after which a write has failed."
+        default=60.0, gt=0, description="Seconds without progress after which a write has failed."
     )
     linger: float = Field(
-        10.0, ge=0, description="Seconds to wait for the requester's close at the end."
+        default=10.0, ge=0, description="Seconds to wait for the requester's close at the end."
     )
     response_host: str = Field(
-        "",
+        default="",
         validation_alias=_env("response_host", "DYN_TCP_RESPONSE_STREAM_HOST"),
         description="Where a requester listens: IP, host or interface; empty: the address"
         " this machine uses towards the nats-server.",
     )
     response_port: int = Field(
-        0,
+        default=0,
         ge=0,
         le=65535,
         validation_alias=_env("response_port", "DYN_TCP_RESPONSE_STREAM_PORT"),
         description="Its port; 0 any free one.",
     )
     advertise: str = Field(
-        "", description="host or host:port workers dial, if another (NAT, published port)."
+        default="", description="host or host:port workers dial, if another (NAT, published port)."
     )
-    max_item_bytes: int = Field(MAX_DATA_BYTES, ge=1024, description="Largest item accepted.")
+    max_item_bytes: int = Field(
+        default=MAX_DATA_BYTES, ge=1024, description="Largest item accepted."
+    )
     codec: PayloadCodec = Field(
-        PayloadCodec.JSON,
+        default=PayloadCodec.JSON,
         validation_alias=_env("codec", "DYN_REQUEST_PLANE_CODEC"),
         description="Codec of a requester's requests: json or msgpack.",
     )
 
     # --- logs -------------------------------------------------------------------------
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Lowest level that is logged."
+        default="INFO", description="Lowest level that is logged."
     )
     log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: console on a terminal, JSON lines otherwise."
+        default="auto", description="auto: console on a terminal, JSON lines otherwise."
     )
 
     @field_validator("call_home_networks", mode="before")

@@ -14,7 +14,7 @@ from dialback.cli.options import ServerOption
 from dialback.cli.output import error_console, print_json
 from dialback.cli.run import ExitCode, run
 from dialback.errors import ConfigError
-from dialback.queue.topology import Lane
+from dialback.queue.topology import Endpoint, Lane
 from dialback.requester import DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Requester, ResponseStream
 from dialback.settings import Settings
 from dialback.transport.messages import PayloadCodec
@@ -58,6 +58,7 @@ def submit(
       dialback submit demo.backend.generate @request.json --timeout 10
       echo '{"n": 3}' | dialback submit demo.backend.generate - | jq .i
     """  # noqa: D301 -- \b is click's mark for text that is not rewrapped
+    Endpoint.parse(endpoint)  # a typing mistake needs no server to be found
     settings = Settings.load(server=server)
     set_up_logs("WARNING", settings.log_format)
     options: dict[str, Any] = {
