@@ -26,6 +26,7 @@ from dialback.ingress.request import (
     Parse,
     ParsedRequest,
     Rejection,
+    brief,
     parse_unary,
     request_id_for,
 )
@@ -137,7 +138,7 @@ class Ingress:
             return Rejection(
                 outcome=Outcome.INVALID,
                 error_type=ErrorType.DESERIALIZATION,
-                reason=str(error),
+                reason=brief(error),
                 request_id=parsed.request_id,
                 call_home=parsed.call_home,
             )

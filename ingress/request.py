@@ -38,6 +38,8 @@ START_BY_HEADER: Final = "Dialback-Start-By"
 """Unix nanoseconds at which the caller gives up if no first item has come."""
 SEND_TIME_HEADER: Final = "x-frontend-send-ts-ns"
 REQUEST_ID_HEADER: Final = "request-id"
+_MAX_DIGITS: Final = 19  # of Unix nanoseconds: until the year 2286
+_MAX_REASON: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,12 @@ def request_id_for(delivery: Delivery) -> str:
     return named or f"seq-{delivery.sequence}-{delivery.published_ns}"
 
 
+def brief(error: Exception) -> str:
+    """Return what an error says, cut: it may quote a whole payload."""
+    text = str(error)
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
+
+
 def _call_home_of(control: RequestControlMessage) -> CallHome:
     """Check the connection info in the seed's order.
 
@@ -176,7 +184,7 @@ def _reject(
     return Rejection(
         outcome=Outcome.UNSUPPORTED if unsupported else Outcome.INVALID,
         error_type=error.error_type or ErrorType.INVALID_MESSAGE,
-        reason=str(error),
+        reason=brief(error),
         request_id=named or request_id_for(delivery),
         call_home=_salvage_call_home(control),
     )
@@ -185,7 +193,7 @@ def _reject(
 def _lenient(header: bytes | None) -> _LenientControl:
     try:
         return _lenient_decoder.decode(header or b"{}")
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):  # msgspec lets the last two out
         return _LenientControl()
 
 
@@ -208,4 +216,6 @@ def _salvage_call_home(control: _LenientControl) -> CallHome | None:
 
 def _number(headers: Mapping[str, str], name: str) -> int | None:
     text = headers.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    if len(text) > _MAX_DIGITS or not (text.isascii() and text.isdigit()):
+        return None
+    return int(text)

@@ -103,19 +103,27 @@ async def run_response(
     watch = _Watch(context, stop_grace)
     sender.on_event(watch.sender_event)
     revocation.on_revoked(watch.revoked)
-    pumping = _Pump(engine, context, sender, codec, hooks, run)
-    pump = asyncio.create_task(pumping.serve(value), name=f"engine-{context.id()}")
+    if watch.ended.done():  # killed or gone already: the engine is not called
+        _conclude(run, watch, None, sender)
+        return run
+    pump = _Pump(engine, context, sender, codec, hooks, run)
+    task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
     try:
-        await asyncio.wait((pump, watch.ended), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, watch.ended), return_when=asyncio.FIRST_COMPLETED)
     finally:
         watch.close()
-        await _close_engine(pump, engine)
-    _conclude(run, watch, pump, sender)
+        await _close_engine(pump, task)
+    _conclude(run, watch, _error_of(task, watch), sender)
     return run
 
 
 class _Watch:
-    """Collects what can end a stream from outside; the first ending wins."""
+    """Collects what can end a stream from outside; the first ending wins.
+
+    Attributes:
+        ended: Why the engine must end now.
+        asked: Why it was asked to end, politely and with a grace period.
+    """
 
     def __init__(self, context: Context, stop_grace: float) -> None:
         self._context = context
@@ -123,7 +131,7 @@ class _Watch:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[StreamEnd] = self._loop.create_future()
-        self.shutdown = False
+        self.asked: StreamEnd | None = None
 
     def sender_event(self, event: WorkerEvent) -> None:
         match event:
@@ -142,11 +150,11 @@ class _Watch:
             self._context.kill()
             self._end(StreamEnd.LEASE_LOST)
         else:
-            self.shutdown = True
             self._context.stop_generating()
             self._end_later(StreamEnd.SHUTDOWN)
 
     def _end_later(self, end: StreamEnd) -> None:
+        self.asked = self.asked or end
         if self._timer is None and not self.ended.done():
             self._timer = self._loop.call_later(self._stop_grace, self._end, end)
 
@@ -169,6 +177,7 @@ class _Pump:
     codec: PayloadCodec
     hooks: ResponseHooks
     run: ResponseRun
+    closing: bool = False
 
     async def serve(self, value: object) -> None:
         """Call the engine, write the prologue, then each item with back-pressure."""
@@ -186,6 +195,8 @@ class _Pump:
     async def _write_items(self, stream: AsyncIterator[Any]) -> None:
         sender, hooks, run = self.sender, self.hooks, self.run
         async for item in stream:
+            if self.closing:
+                return  # it swallowed its cancellation and went on
             body = encode_item(item, self.codec)
             hooks.item_written(len(body))
             sender.write_item(body)
@@ -195,36 +206,46 @@ class _Pump:
                 await sender.breathe()
 
 
-async def _close_engine(pump: asyncio.Task[None], engine: Engine) -> None:
+async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:
     """Cancel the engine's task and wait for it, but not for ever."""
-    if pump.done():
+    if task.done():
         return
-    pump.cancel()
-    await asyncio.wait((pump,), timeout=ENGINE_CLOSE_TIMEOUT)
-    if not pump.done():
-        _abandoned.add(pump)
-        pump.add_done_callback(_forget)
+    pump.closing = True
+    task.cancel()
+    await asyncio.wait((task,), timeout=ENGINE_CLOSE_TIMEOUT)
+    if not task.done():
+        _abandoned.add(task)
+        task.add_done_callback(_forget)
         logger.error(
             "engine ignores its cancellation and was abandoned; it must not swallow CancelledError",
-            extra={"engine": engine.name, "task": pump.get_name()},
+            extra={"engine": pump.engine.name, "task": task.get_name()},
         )
 
 
 _abandoned: set[asyncio.Task[None]] = set()
 
 
-def _forget(pump: asyncio.Task[None]) -> None:
+def _forget(task: asyncio.Task[None]) -> None:
     """An abandoned engine has ended after all; nobody wants its error any more."""
-    _abandoned.discard(pump)
-    if not pump.cancelled():
-        pump.exception()
+    _abandoned.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+def _error_of(task: asyncio.Task[None], watch: _Watch) -> BaseException | None:
+    """Return what the engine raised; a cancellation that we caused or asked for is nothing."""
+    if not task.done():
+        return None
+    if not task.cancelled():
+        return task.exception()
+    ours = watch.ended.done() or watch.asked is not None
+    return None if ours else asyncio.CancelledError()
 
 
 def _conclude(
-    run: ResponseRun, watch: _Watch, pump: asyncio.Task[None], sender: ResponseSender
+    run: ResponseRun, watch: _Watch, error: BaseException | None, sender: ResponseSender
 ) -> None:
     """Say why the stream ended. What came from outside first is stronger than its echo."""
-    error = None if not pump.done() or pump.cancelled() else pump.exception()
     outside = watch.ended.result() if watch.ended.done() else None
     if outside is StreamEnd.LEASE_LOST:
         run.end = outside
@@ -234,12 +255,8 @@ def _conclude(
         run.end, run.error = StreamEnd.LOST, sender.lost or error
     elif error is not None:
         run.end, run.error = _engine_end(run, error), error
-    elif watch.shutdown:
-        run.end = StreamEnd.SHUTDOWN
-    elif sender.stopped:
-        run.end = StreamEnd.STOPPED
     else:
-        run.end = StreamEnd.DONE
+        run.end = watch.asked or StreamEnd.DONE
 
 
 def _engine_end(run: ResponseRun, error: BaseException) -> StreamEnd:

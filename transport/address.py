@@ -17,6 +17,7 @@ IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAX_PORT: Final = 65535
+_MAX_PORT_DIGITS: Final = 5
 
 DEFAULT_CALL_HOME_NETWORKS: Final = (
     "127.0.0.0/8",
@@ -64,25 +65,40 @@ def parse_address(text: str) -> Address:
     """Read ``host:port``, ``[v6]:port`` or Dynamo 1.3's ``v6:port``: split at the last colon.
 
     Raises:
-        ConnectionInfoError: If there is no host or no port from 1 to 65535.
+        ConnectionInfoError: If there is no host that could be resolved, or no port from 1
+            to 65535.
     """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not colon or not host or any(mark in host for mark in "[]/@ "):
+    if not colon or not host.isprintable() or any(mark in host for mark in "[]/@ "):
         raise ConnectionInfoError(f"address {text!r} is not host:port")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):
+    if not _is_port(port):
         raise ConnectionInfoError(f"address {text!r} has no port from 1 to {_MAX_PORT}")
-    if ":" in host:
-        _require_ipv6(host, text)
+    if not (_is_ipv6(host) if ":" in host else _is_name(host)):
+        raise ConnectionInfoError(f"address {text!r} is not host:port")
     return Address(host, int(port))
 
 
-def _require_ipv6(host: str, text: str) -> None:
+def _is_port(text: str) -> bool:
+    digits = text.isascii() and text.isdigit() and len(text) <= _MAX_PORT_DIGITS
+    return digits and 0 < int(text) <= _MAX_PORT
+
+
+def _is_ipv6(host: str) -> bool:
     try:
         ipaddress.IPv6Address(host)
-    except ValueError as error:
-        raise ConnectionInfoError(f"address {text!r} is not host:port") from error
+    except ValueError:
+        return False
+    return True
+
+
+def _is_name(host: str) -> bool:
+    try:
+        host.encode("idna")  # as the resolver does: no empty label, none over 63 bytes
+    except UnicodeError:
+        return False
+    return bool(host)
 
 
 class CallHomePolicy:

@@ -72,6 +72,7 @@ class FrameConnection(asyncio.Protocol):
         self._resumed: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._deaf = False
+        self._high_water = _HIGH_WATER_BYTES
 
     # --- asyncio.Protocol -------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        transport.set_write_buffer_limits(high=self._high_water)
         _set_options(transport)
 
     @override
@@ -169,6 +170,9 @@ class FrameConnection(asyncio.Protocol):
             return
         buffers, self._pending, self._pending_bytes = self._pending, [], 0
         self._transport.writelines(buffers)
+        # Looks at the buffer again: writelines() of Python 3.12.0 to 3.13.1 forgets to pause
+        # the writer (CVE-2024-12254).
+        self._transport.set_write_buffer_limits(high=self._high_water)
 
     async def drain(self) -> None:
         """Wait until the transport takes more.
@@ -191,10 +195,16 @@ class FrameConnection(asyncio.Protocol):
         Raises:
             PublishError: As :meth:`drain`.
         """
-        self.flush()
+        self._set_high_water(0)
+        try:
+            await self.drain()
+        finally:
+            self._set_high_water(_HIGH_WATER_BYTES)
+
+    def _set_high_water(self, size: int) -> None:
+        self._high_water = size
         if self._transport is not None and self.open:
-            self._transport.set_write_buffer_limits(high=0)
-        await self.drain()
+            self._transport.set_write_buffer_limits(high=size)
 
     def _unsent(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport else 0
@@ -230,18 +240,21 @@ class FrameConnection(asyncio.Protocol):
     # --- closing ----------------------------------------------------------------------
 
     def close(self) -> None:
-        """Flush, then FIN, in the background."""
+        """Flush, then FIN, in the background. Nothing more is read."""
+        self._deaf = True
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""
+        self._deaf = True
         if self._transport is not None:
             self._transport.abort()
 
     def reset(self) -> None:
         """Close at once with RST: how a handshake is refused (protocol section 6.1)."""
+        self._deaf = True
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")

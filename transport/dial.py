@@ -2,7 +2,7 @@
 
 The only file that opens outgoing sockets. Source: protocol section 7.2; overview rules 5
 to 7. Each attempt resolves anew (while a broker or a pod restarts, its name may not resolve)
-and dials the very address that was checked.
+and dials the very address that was checked; of a name with several, each attempt the next.
 """
 
 import asyncio
@@ -71,12 +71,14 @@ class Dialer:
                 something answered that nobody listens.
         """
         settings = self._settings
-        limit = min(settings.total_timeout, total_timeout or settings.total_timeout)
+        limit = settings.total_timeout
+        if total_timeout is not None:
+            limit = min(limit, total_timeout)
         end = asyncio.get_running_loop().time() + limit
         attempt = 0
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(settings.attempts) | tenacity.stop_before_delay(limit),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
             retry=tenacity.retry_if_exception_type(DialError),
             before_sleep=lambda _: self._on_retry(),
         )
@@ -84,7 +86,7 @@ class Dialer:
             async for attempt_context in retrying:
                 with attempt_context:
                     attempt = attempt_context.retry_state.attempt_number
-                    sender = await self._attempt(address, subject, end)
+                    sender = await self._attempt(address, subject, end, attempt)
                     sender.dials = attempt
                     return sender
         except tenacity.RetryError as error:
@@ -94,13 +96,15 @@ class Dialer:
             raise DialError(f"{last} ({times})", gone=last.gone, attempts=attempt) from last
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, address: Address, subject: str, end: float) -> ResponseSender:
+    async def _attempt(
+        self, address: Address, subject: str, end: float, attempt: int
+    ) -> ResponseSender:
         loop = asyncio.get_running_loop()
         left = max(0.001, min(self._settings.connect_timeout, end - loop.time()))
         sender: ResponseSender | None = None
         try:
             async with asyncio.timeout(left):
-                ip = await self._resolve(address)
+                ip = await self._resolve(address, attempt)
                 sender = ResponseSender(
                     send_timeout=self._settings.send_timeout, linger=self._settings.linger
                 )
@@ -113,6 +117,7 @@ class Dialer:
             _abort(sender)
             raise DialError(f"dial {address}: no answer in {left:.1f} s", gone=False) from error
         except PublishError as error:
+            _abort(sender)
             raise DialError(f"dial {address}: {error}", gone=error.client_gone) from error
         except OSError as error:
             raise _dial_error(address, error) from error
@@ -120,13 +125,13 @@ class Dialer:
             _abort(sender)
             raise
 
-    async def _resolve(self, address: Address) -> str:
-        """Return the first address of the host that may be dialled."""
+    async def _resolve(self, address: Address, attempt: int) -> str:
+        """Return an address of the host that may be dialled: with each attempt the next."""
         candidates = await _addresses_of(address)
-        for candidate in candidates:
-            if self._policy.allows(candidate):
-                return candidate
-        raise CallHomeForbiddenError(address.host, candidates[0])
+        allowed = [candidate for candidate in candidates if self._policy.allows(candidate)]
+        if not allowed:
+            raise CallHomeForbiddenError(address.host, candidates[0])
+        return allowed[(attempt - 1) % len(allowed)]
 
 
 async def _addresses_of(address: Address) -> list[str]:

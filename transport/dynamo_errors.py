@@ -78,8 +78,12 @@ def refusal_of(exception: BaseException) -> ResponseStreamPrologue:
 
 
 def describe(exception: BaseException) -> str:
-    """Return ``ValueError: what it says``, as Dynamo's Python binding writes it."""
-    return f"{type(exception).__name__}: {exception}"
+    """Return ``ValueError: what it says``, as Dynamo's Python binding writes it.
+
+    Half a surrogate pair (a file name that is not UTF-8) has no form on the wire.
+    """
+    text = f"{type(exception).__name__}: {exception}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _diagnostic(message: str) -> str:

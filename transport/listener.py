@@ -11,7 +11,7 @@ from typing import Final
 
 import ifaddr
 
-from dialback.errors import ConfigError
+from dialback.errors import ConfigError, ConnectionInfoError
 from dialback.transport.address import Address, parse_address
 from dialback.transport.messages import PayloadCodec, StreamType
 from dialback.transport.receiver import IncomingConnection, ResponseReceiver
@@ -21,6 +21,7 @@ from dialback.transport.two_part import MAX_CONTROL_BYTES, MAX_DATA_BYTES, Frame
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for the first frame of a connection, as Dynamo 1.6 has it."""
 _BACKLOG: Final = 1024
+_EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 -- only when asked for
 
 
 class ResponseListener:
@@ -59,9 +60,11 @@ class ResponseListener:
         """Listen, and return the address to write into requests.
 
         Raises:
-            ConfigError: If the host or interface is not this machine's, or the port is taken.
+            ConfigError: If the host or interface is not this machine's, the port is taken, or
+                the advertised address is none.
         """
-        host = interface_address(self._host) or self._host
+        advertised = self._advertised()
+        host = interface_address(self._host) or self._host or _EVERYWHERE
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
@@ -73,15 +76,19 @@ class ResponseListener:
                 " set DIALBACK_RESPONSE_HOST and DIALBACK_RESPONSE_PORT"
             ) from error
         bound = self._server.sockets[0].getsockname()
-        self.address = self._advertised(host, bound[1])
+        name, port = advertised
+        self.address = Address(name or _dialable(bound[0]), port or bound[1])
         return self.address
 
-    def _advertised(self, host: str, port: int) -> Address:
-        if not self._advertise:
-            return Address(_dialable(host), port)
-        if self._advertise.count(":") == 1 or "]:" in self._advertise:
-            return parse_address(self._advertise)
-        return Address(self._advertise.strip("[]"), port)
+    def _advertised(self) -> tuple[str, int]:
+        """Return host and port to advertise; empty and 0 where the bound ones are meant."""
+        if self._advertise.count(":") != 1 and "]:" not in self._advertise:
+            return self._advertise.strip("[]"), 0
+        try:
+            address = parse_address(self._advertise)
+        except ConnectionInfoError as error:
+            raise ConfigError(f"{error}; set DIALBACK_ADVERTISE to host or host:port") from error
+        return address.host, address.port
 
     def register(self, codec: PayloadCodec) -> ResponseReceiver:
         """Register a new, unguessable stream subject. Do it before the request is published."""
@@ -104,7 +111,7 @@ class ResponseListener:
         for receiver in list(self._registered.values()):
             receiver.kill()
         for incoming in list(self._connections):
-            incoming.connection.close()
+            incoming.close()
         if self._server is not None:
             self._server.close()
         for incoming in list(self._connections):
@@ -164,6 +171,9 @@ def local_address_towards(host: str, port: int) -> str:
 
 def _dialable(host: str) -> str:
     """Replace the unspecified address, which nobody can dial, by this machine's."""
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 -- compared, not bound
+    if host == _EVERYWHERE:
         return local_address_towards("192.0.2.1", 9)  # TEST-NET: names no host, picks a route
+    if host == "::":  # IPv6 only, as asyncio opens it
+        address = local_address_towards("2001:db8::1", 9)  # RFC 3849, likewise
+        return address if ":" in address else "::1"
     return host

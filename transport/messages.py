@@ -104,7 +104,7 @@ class RequestControlMessage(msgspec.Struct, frozen=True, omit_defaults=True, kw_
     response_type: ResponseType
     payload_codec: PayloadCodec | msgspec.UnsetType = msgspec.UNSET
     connection_info: ConnectionInfo
-    metadata: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    metadata: dict[str, str] = {}
     frontend_send_ts_ns: _U64 | None = None
 
     @property
@@ -205,6 +205,9 @@ _item_json_decoder = msgspec.json.Decoder(ItemWrapper)
 _item_msgpack_decoder = msgspec.msgpack.Decoder(ItemWrapper)
 _json_encoder = msgspec.json.Encoder()
 
+# msgspec lets two errors through: text that is not UTF-8, and nesting without end.
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+
 
 def encode_document(document: msgspec.Struct | ControlMessage) -> bytes:
     """Return a header document (request, handshake, prologue, control frame) as JSON."""
@@ -230,7 +233,7 @@ def decode_request_control(header: bytes) -> RequestControlMessage:
     """
     try:
         return _request_decoder.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise DeserializationError(f"control message: {error}") from error
 
 
@@ -242,7 +245,7 @@ def decode_tcp_info(connection_info: ConnectionInfo) -> TcpConnectionInfo:
     """
     try:
         return _tcp_info_decoder.decode(connection_info.info)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ConnectionInfoError(f"connection info: {error}") from error
 
 
@@ -254,7 +257,7 @@ def decode_handshake(header: bytes) -> CallHomeHandshake:
     """
     try:
         return _handshake_decoder.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"not a handshake: {error}") from error
 
 
@@ -266,7 +269,7 @@ def decode_prologue(header: bytes) -> ResponseStreamPrologue:
     """
     try:
         return _prologue_decoder.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"malformed prologue: {error}") from error
 
 
@@ -278,7 +281,7 @@ def decode_control(header: bytes) -> ControlMessage:
     """
     try:
         return _control_decoder.decode(header)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ProtocolError(f"not a control frame: {error}") from error
 
 
@@ -292,5 +295,5 @@ def decode_item(body: bytes, codec: PayloadCodec) -> ItemWrapper:
         if codec is PayloadCodec.JSON:
             return _item_json_decoder.decode(body)
         return _item_msgpack_decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise DeserializationError(f"item: {error}") from error

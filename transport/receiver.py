@@ -317,6 +317,12 @@ class IncomingConnection:
         else:
             self.connection.resume_reading()
 
+    def close(self) -> None:
+        """Kill the stream that is received here, and close."""
+        if self._receiver is not None:
+            self._receiver.kill()
+        self.connection.close()
+
     def discard(self) -> None:
         """A newer worker serves the stream: this one's subject is spent."""
         self._receiver = None

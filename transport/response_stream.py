@@ -65,6 +65,10 @@ class WorkerEvent(Enum):
 _W, _WE = WorkerState, WorkerEvent
 WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.DIALLED, _WE.HANDSHAKE): _W.OPEN,
+    # uvloop may deliver what the peer sent at once before the handshake is written.
+    (_W.DIALLED, _WE.STOP): _W.DIALLED,
+    (_W.DIALLED, _WE.KILL): _W.ABORTED,
+    (_W.DIALLED, _WE.VIOLATION): _W.ABORTED,
     (_W.DIALLED, _WE.LOST): _W.ABORTED,
     (_W.OPEN, _WE.PROLOGUE): _W.STREAMING,
     (_W.OPEN, _WE.REFUSAL): _W.FINISHING,

@@ -101,8 +101,10 @@ class ResponseSender:
         """Write the handshake.
 
         Raises:
-            PublishError: If the connection was lost meanwhile.
+            PublishError: If the connection was lost meanwhile, or the requester ended it.
         """
+        if self._end.state is WorkerState.ABORTED:
+            raise self.lost or PublishError("ended before the handshake", client_gone=True)
         self.connection.write(self._end.handshake(subject))
         await self.connection.drain_all()
 
@@ -185,6 +187,10 @@ class ResponseSender:
         except TimeoutError:
             pass
         self.connection.close()
+
+    def end_linger(self) -> None:
+        """Wait for the requester's FIN no longer: this process is about to end."""
+        self._peer_finished.set()
 
     def abort(self) -> None:
         """Drop what is unsent and close: after a kill, a loss, or when told to."""

@@ -1,0 +1,155 @@
+"""A stand-in for nats-py's client: lanes with messages, pulls recorded, requests scripted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+NEXT = "$JS.API.CONSUMER.MSG.NEXT."
+PUBLISHED_NS = 1_700_000_000_000_000_000
+
+
+def message(
+    subject: str = "", data: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+) -> Msg:
+    """A message as nats-py hands it over."""
+    return Msg(
+        _client=cast("Client", None), subject=subject, data=data, reply=reply, headers=headers
+    )
+
+
+def ack_subject(lane: str, sequence: int, *, number: int = 1, stream: str = "JOBS") -> str:
+    """A v1 reply subject."""
+    return f"$JS.ACK.{stream}.{lane}.{number}.{sequence}.{sequence}.{PUBLISHED_NS}.0"
+
+
+@dataclass(frozen=True)
+class Pull:
+    """One pull request."""
+
+    lane: str
+    batch: int
+    no_wait: bool
+    reply: str
+
+
+@dataclass
+class _Inbox:
+    """One subscription."""
+
+    _id: int
+    subject: str
+    callback: Callable[[Msg], Awaitable[None]]
+
+    async def unsubscribe(self) -> None:
+        return
+
+
+@dataclass
+class FakeJetStream:
+    """Serves pulls from ``waiting``, and requests from ``answers``.
+
+    ``status`` is what every pull is answered with instead of messages; "" is silence.
+    """
+
+    waiting: dict[str, list[Msg]] = field(default_factory=dict[str, list[Msg]])
+    answers: list[bytes | Exception] = field(default_factory=list[bytes | Exception])
+    status: str | None = None
+    is_connected: bool = True
+    max_payload: int = 1024 * 1024
+    pulls: list[Pull] = field(default_factory=list[Pull])
+    published: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
+    requests: list[tuple[str, bytes, dict[str, str] | None]] = field(
+        default_factory=list[tuple[str, bytes, dict[str, str] | None]]
+    )
+    on_pull: Callable[[Pull], None] = lambda _: None
+    _inboxes: dict[int, _Inbox] = field(default_factory=dict[int, _Inbox])
+    _tasks: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
+    _lingering: list[Pull] = field(default_factory=list[Pull])
+
+    @property
+    def client(self) -> Client:
+        """Itself, as what it stands in for."""
+        return cast("Client", self)
+
+    def put(self, lane: str, sequence: int, *, number: int = 1, data: bytes = b"") -> None:
+        """Store a message; a lingering pull of its lane gets it."""
+        reply = ack_subject(lane, sequence, number=number)
+        stored = message(f"dialback.a.b.c.jobs.{lane}.r{sequence}", data, reply=reply, headers={})
+        for pull in self._lingering:
+            if pull.lane == lane:
+                self._lingering.remove(pull)
+                self.deliver(pull.reply, stored)
+                return
+        self.waiting.setdefault(lane, []).append(stored)
+
+    def deliver(self, inbox: str, delivered: Msg) -> None:
+        """Hand a message to the subscription that listens to an inbox."""
+        for subscription in self._inboxes.values():
+            if inbox.startswith(subscription.subject.removesuffix("*")):
+                task = asyncio.ensure_future(subscription.callback(delivered))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def say(self, pull: Pull, status: str) -> None:
+        """Answer a pull with a status."""
+        self.deliver(pull.reply, message(pull.reply, headers={"Status": status}))
+
+    async def subscribe(self, subject: str, *, cb: Callable[[Msg], Awaitable[None]]) -> _Inbox:
+        inbox = _Inbox(len(self._inboxes) + 1, subject, cb)
+        self._inboxes[inbox._id] = inbox  # pyright: ignore[reportPrivateUsage]
+        return inbox
+
+    async def _send_unsubscribe(self, sid: int) -> None:
+        prefix = self._inboxes[sid].subject.removesuffix("*")
+        self._lingering = [p for p in self._lingering if not p.reply.startswith(prefix)]
+
+    def new_inbox(self) -> str:
+        return f"_INBOX.fake.{len(self._inboxes)}"
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+
+    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+        if not subject.startswith(NEXT):
+            self.published.append((subject, payload))
+            return
+        body: Mapping[str, Any] = orjson.loads(payload)
+        lane = subject.rpartition(".")[2]
+        pull = Pull(lane, body["batch"], bool(body.get("no_wait")), reply)
+        self.pulls.append(pull)
+        self.on_pull(pull)
+        self._answer(pull)
+
+    def _answer(self, pull: Pull) -> None:
+        if self.status is not None:
+            if self.status:
+                self.say(pull, self.status)
+            return
+        queue = self.waiting.get(pull.lane, [])
+        served, queue[: pull.batch] = queue[: pull.batch], []
+        for stored in served:
+            self.deliver(pull.reply, stored)
+        if len(served) < pull.batch:
+            if pull.no_wait:
+                self.say(pull, "404")
+            else:
+                self._lingering.append(pull)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,  # noqa: ASYNC109 -- nats-py's name
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        del timeout
+        self.requests.append((subject, payload, headers))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return message(data=answer)

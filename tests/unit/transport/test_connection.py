@@ -1,0 +1,493 @@
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import cast
+
+import pytest
+import uvloop
+from typing_extensions import override
+
+from dialback.errors import FrameTooLargeError, ProtocolError, PublishError
+from dialback.transport.connection import FrameConnection
+from dialback.transport.two_part import FrameLimits, TwoPartMessage, encode
+from support.scripted_requester import STOP, CallHome, ScriptedRequester
+
+MIB = 1024 * 1024
+BIG = encode(b"", b"x" * MIB)
+SMALL_LIMITS = FrameLimits(header=64, data=64)
+
+
+class Recorder:
+    """A frame handler that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.frames: list[TwoPartMessage] = []
+        self.failures: list[ProtocolError] = []
+        self.received = asyncio.Event()
+        self.finished = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.error: PublishError | None = None
+        self.finishes = 0
+
+    def frame_received(self, message: TwoPartMessage) -> None:
+        self.frames.append(message)
+        self.received.set()
+
+    def protocol_failed(self, error: ProtocolError) -> None:
+        self.failures.append(error)
+        self.received.set()
+
+    def peer_finished(self) -> None:
+        self.finishes += 1
+        self.finished.set()
+
+    def connection_lost(self, error: PublishError | None) -> None:
+        self.error = error
+        self.closed.set()
+
+
+class FakeSocket:
+    """Remembers the options that were set."""
+
+    def __init__(self) -> None:
+        self.options: dict[tuple[int, int], int] = {}
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        self.options[level, name] = value
+
+
+class FakeTransport(asyncio.Transport):
+    """A transport that sends nothing by itself."""
+
+    def __init__(self, unsent: Iterable[int] = (), *, forgets_to_pause: bool = False) -> None:
+        self.socket = FakeSocket()
+        super().__init__({"socket": self.socket})
+        self.calls: list[bytes] = []
+        self.protocol: FrameConnection | None = None
+        self._unsent = iter(unsent)
+        self._forgets = forgets_to_pause
+        self._buffered = 0
+        self._high = 0
+        self._closing = False
+
+    @override
+    def is_closing(self) -> bool:
+        return self._closing
+
+    @override
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        data = b"".join(list_of_data)
+        self.calls.append(data)
+        self._buffered += len(data)
+        if not self._forgets:
+            self._pause_if_over()
+
+    @override
+    def get_write_buffer_size(self) -> int:
+        return next(self._unsent, self._buffered)
+
+    @override
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high is not None
+        self._high = high
+        self._pause_if_over()
+
+    def _pause_if_over(self) -> None:
+        if self.protocol is not None and self._buffered > self._high:
+            self.protocol.pause_writing()
+
+    @override
+    def abort(self) -> None:
+        self._closing = True
+        assert self.protocol is not None
+        self.protocol.connection_lost(None)
+
+    def join(self, connection: FrameConnection) -> None:
+        connection.connection_made(self)
+        self.protocol = connection
+
+
+@pytest.fixture
+async def requester() -> AsyncGenerator[ScriptedRequester]:
+    async with ScriptedRequester() as requester:
+        yield requester
+
+
+async def _connect(
+    requester: ScriptedRequester,
+    recorder: Recorder | None = None,
+    *,
+    limits: FrameLimits | None = None,
+    send_timeout: float = 60.0,
+) -> tuple[FrameConnection, CallHome]:
+    connection = FrameConnection(
+        recorder or Recorder(), limits=limits or FrameLimits(), send_timeout=send_timeout
+    )
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: connection, "127.0.0.1", requester.port)
+    return connection, await requester.connection()
+
+
+async def _turns(number: int = 20) -> None:
+    """Let the loop turn: what could happen by itself has happened."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def _congest(connection: FrameConnection) -> int:
+    """Write until the peer, which does not read, holds us back; return the frames written."""
+    for number in range(1, 256):
+        connection.write(BIG)
+        await _turns(2)
+        if connection.congested:
+            return number
+    raise AssertionError("256 MiB were taken without back-pressure")
+
+
+# --- writing ------------------------------------------------------------------------------
+
+
+async def test_frames_of_one_turn_leave_together_in_the_order_written() -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    for number in range(10):
+        connection.write(b"%d" % number, b";")
+    assert transport.calls == []
+    await _turns(1)
+    assert transport.calls == [b"0;1;2;3;4;5;6;7;8;9;"]
+    connection.write(b"next")
+    await _turns(1)
+    assert transport.calls[1:] == [b"next"]
+
+
+async def test_many_bytes_leave_before_the_turn_ends() -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    connection.write(b"x" * 40_000)
+    assert transport.calls == []
+    connection.write(b"y" * 40_000)
+    assert transport.calls == [b"x" * 40_000 + b"y" * 40_000]
+
+
+async def test_coalesced_frames_arrive_in_order(requester: ScriptedRequester) -> None:
+    connection, peer = await _connect(requester)
+    for number in range(1000):
+        connection.write(encode(b"", b"item-%d" % number))
+        if connection.overdue:
+            await _turns(1)
+    for number in range(1000):
+        assert await peer.frame() == TwoPartMessage(b"", b"item-%d" % number)
+    connection.abort()
+
+
+async def test_a_writer_is_overdue_after_64_frames_or_2_ms_without_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    assert not connection.overdue
+    now = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    for _ in range(63):
+        connection.write(b"x")
+    assert not connection.overdue
+    now = 100.003
+    assert connection.overdue
+    now = 100.0
+    connection.write(b"x")
+    assert connection.overdue
+    await _turns(1)
+    assert not connection.overdue
+
+
+async def test_a_writer_waits_for_a_slow_peer_and_goes_on_when_it_reads(
+    requester: ScriptedRequester,
+) -> None:
+    connection, peer = await _connect(requester)
+    written = await _congest(connection)
+    waiting = asyncio.create_task(connection.drain())
+    await _turns()
+    assert not waiting.done()
+    for _ in range(written):
+        frame = await peer.frame()
+        assert frame is not None
+        assert len(frame.data) == MIB
+    await waiting
+    assert not connection.congested
+    connection.abort()
+
+
+async def test_drain_all_waits_until_the_last_byte_is_in_the_kernel(
+    requester: ScriptedRequester,
+) -> None:
+    connection, peer = await _connect(requester)
+    written = await _congest(connection)
+    waiting = asyncio.create_task(connection.drain_all())
+    await _turns()
+    assert not waiting.done()
+    for _ in range(written):
+        await peer.frame()
+    await waiting
+    connection.close()
+    assert await connection.wait_closed(10)
+
+
+async def test_after_drain_all_the_buffer_may_fill_again_before_the_writer_waits() -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    await connection.drain_all()
+    connection.write(b"x" * 200_000)
+    assert not connection.congested
+    connection.write(b"x" * 100_000)
+    assert connection.congested
+
+
+async def test_a_writer_is_held_back_even_if_writelines_forgets_to_pause_it() -> None:
+    connection = FrameConnection(Recorder(), limits=FrameLimits())
+    transport = FakeTransport(forgets_to_pause=True)  # Python 3.12.0 to 3.13.1
+    transport.join(connection)
+    connection.write(b"x" * 300_000)
+    assert connection.congested
+
+
+async def test_no_progress_for_send_timeout_is_a_failed_network(
+    requester: ScriptedRequester,
+) -> None:
+    recorder = Recorder()
+    connection, _ = await _connect(requester, recorder, send_timeout=0.05)
+    await _congest(connection)
+    with pytest.raises(PublishError, match=r"the peer took no bytes for 0\.05 s") as caught:
+        await connection.drain()
+    assert not caught.value.client_gone
+    await recorder.closed.wait()
+    assert recorder.error is caught.value
+    with pytest.raises(PublishError) as again:
+        connection.write(b"more")
+    assert again.value is caught.value
+
+
+async def test_progress_within_send_timeout_is_not_a_failure_until_it_ends() -> None:
+    connection = FrameConnection(Recorder(), limits=FrameLimits(), send_timeout=0.01)
+    unsent = [300_000, 200_000, 200_000, 100_000, 100_000, 100_000]
+    transport = FakeTransport(unsent)
+    transport.join(connection)
+    connection.write(b"x" * 300_000)
+    with pytest.raises(PublishError, match="took no bytes"):
+        await connection.drain()
+    assert transport.get_write_buffer_size() == 300_000  # all six were looked at
+
+
+async def test_a_reset_means_that_the_client_is_gone(requester: ScriptedRequester) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    peer.reset()
+    await recorder.closed.wait()
+    assert recorder.error is not None
+    assert recorder.error.client_gone
+    assert connection.lost is recorder.error
+    with pytest.raises(PublishError) as caught:
+        connection.write(b"x")
+    assert caught.value is recorder.error
+    with pytest.raises(PublishError):
+        await connection.drain()
+
+
+async def test_a_reset_wakes_a_writer_that_waits(requester: ScriptedRequester) -> None:
+    connection, peer = await _connect(requester)
+    await _congest(connection)
+    waiting = asyncio.create_task(connection.drain())
+    await _turns()
+    peer.reset()
+    with pytest.raises(PublishError) as caught:
+        await waiting
+    assert caught.value.client_gone
+
+
+@pytest.mark.parametrize(
+    ("error", "peer_done", "gone"),
+    [
+        (ConnectionResetError("reset"), False, True),
+        (BrokenPipeError(), False, True),
+        (TimeoutError("keep-alive"), False, False),
+        (OSError("no route to host"), False, False),
+        (OSError("no route to host"), True, True),
+    ],
+)
+async def test_a_loss_is_the_clients_if_it_reset_or_had_finished(
+    error: Exception, peer_done: bool, gone: bool
+) -> None:
+    recorder = Recorder()
+    connection, transport = FrameConnection(recorder, limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    if peer_done:
+        connection.eof_received()
+    connection.connection_lost(error)
+    assert recorder.error is not None
+    assert recorder.error.client_gone is gone
+    assert str(error) in str(recorder.error)
+
+
+async def test_a_half_close_is_told_once_and_writing_goes_on(requester: ScriptedRequester) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    peer.half_close()
+    await recorder.finished.wait()
+    assert connection.peer_done
+    assert connection.open
+    connection.write(encode(b"", b"late"))
+    assert await peer.frame() == TwoPartMessage(b"", b"late")
+    assert recorder.finishes == 1
+    connection.close()
+    assert await connection.wait_closed(10)
+    assert recorder.error is None
+
+
+async def test_nothing_can_be_written_before_a_connection_is_made_or_after_it_is_closed(
+    requester: ScriptedRequester,
+) -> None:
+    unconnected = FrameConnection(Recorder(), limits=FrameLimits())
+    for act in (unconnected.close, unconnected.abort, unconnected.reset, unconnected.flush):
+        act()
+    unconnected.pause_reading()
+    unconnected.resume_reading()
+    await unconnected.drain_all()
+    with pytest.raises(PublishError, match="the connection is closed"):
+        unconnected.write(b"x")
+    connection, _ = await _connect(requester)
+    connection.close()
+    with pytest.raises(PublishError, match="the connection is closed") as caught:
+        connection.write(b"x")
+    assert caught.value.client_gone
+    assert await connection.wait_closed(10)
+
+
+async def test_close_flushes_what_was_written(requester: ScriptedRequester) -> None:
+    connection, peer = await _connect(requester)
+    connection.write(encode(b"", b"last"))
+    connection.close()
+    assert await peer.frame() == TwoPartMessage(b"", b"last")
+    assert await peer.frame() is None
+
+
+async def test_abort_drops_what_was_written(requester: ScriptedRequester) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    connection.write(encode(b"", b"dropped"))
+    connection.abort()
+    assert await peer.frame() is None
+    await recorder.closed.wait()
+    assert recorder.error is None
+    await connection.drain()
+
+
+async def test_wait_closed_says_whether_it_closed_in_time(requester: ScriptedRequester) -> None:
+    connection, peer = await _connect(requester)
+    assert not await connection.wait_closed(0.01)
+    peer.reset()
+    assert await connection.wait_closed(10)
+
+
+async def test_a_vanished_peer_is_noticed_by_keep_alive_and_small_frames_are_not_delayed() -> None:
+    transport = FakeTransport()
+    transport.join(FrameConnection(Recorder(), limits=FrameLimits()))
+    options = transport.socket.options
+    assert options[socket.IPPROTO_TCP, socket.TCP_NODELAY] == 1
+    assert options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+    assert options[socket.IPPROTO_TCP, socket.TCP_KEEPIDLE] == 30
+
+
+async def test_a_system_without_the_keep_alive_options_does_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
+    transport = FakeTransport()
+    transport.join(FrameConnection(Recorder(), limits=FrameLimits()))
+    assert (socket.IPPROTO_TCP, socket.TCP_KEEPCNT) in transport.socket.options
+
+
+# --- reading ------------------------------------------------------------------------------
+
+
+async def test_frames_are_told_in_order_however_they_are_cut(requester: ScriptedRequester) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    stream = STOP + encode(b"", b"data") + STOP
+    for position in range(len(stream)):
+        await peer.send(stream[position : position + 1])
+    await peer.close()
+    await recorder.finished.wait()
+    stop = TwoPartMessage(b'"stop"')
+    assert recorder.frames == [stop, TwoPartMessage(b"", b"data"), stop]
+    connection.abort()
+
+
+async def test_bytes_that_are_no_frames_are_told_once_and_nothing_more_is_read(
+    requester: ScriptedRequester,
+) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder, limits=SMALL_LIMITS)
+    await peer.send(STOP + b"\xff" * 24 + STOP)
+    await recorder.received.wait()
+    await peer.send(STOP)
+    await peer.close()
+    await recorder.finished.wait()
+    assert recorder.frames == [TwoPartMessage(b'"stop"')]
+    assert [type(error) for error in recorder.failures] == [FrameTooLargeError]
+    connection.abort()
+
+
+@pytest.mark.parametrize(
+    "end", [FrameConnection.close, FrameConnection.abort, FrameConnection.reset]
+)
+async def test_frames_behind_the_one_that_made_us_close_are_not_told(
+    requester: ScriptedRequester, end: Callable[[FrameConnection], None]
+) -> None:
+    class Closing(Recorder):
+        @override
+        def frame_received(self, message: TwoPartMessage) -> None:
+            super().frame_received(message)
+            end(connection)
+
+    recorder = Closing()
+    connection, peer = await _connect(requester, recorder)
+    await peer.send(STOP + STOP)
+    await recorder.closed.wait()
+    assert recorder.frames == [TwoPartMessage(b'"stop"')]
+
+
+async def test_a_paused_connection_reads_nothing_until_it_is_resumed(
+    requester: ScriptedRequester,
+) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    await _turns(2)
+    connection.pause_reading()
+    await peer.send(STOP)
+    await _turns()
+    assert recorder.frames == []
+    connection.resume_reading()
+    await recorder.received.wait()
+    assert recorder.frames == [TwoPartMessage(b'"stop"')]
+    connection.abort()
+
+
+# --- on the loop that workers run on ------------------------------------------------------
+
+
+def test_under_uvloop_a_slow_peer_holds_the_writer_back_and_a_reset_is_seen() -> None:
+    async def main() -> bool:
+        async with ScriptedRequester() as requester:
+            recorder = Recorder()
+            connection, peer = await _connect(requester, recorder)
+            written = await _congest(connection)
+            waiting = asyncio.create_task(connection.drain_all())
+            for _ in range(written):
+                await peer.frame()
+            await waiting
+            connection.reset()
+            await recorder.closed.wait()
+            return await peer.frame() is None
+
+    loop_factory = cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert runner.run(main())
