@@ -64,10 +64,12 @@ class IngressSettings:
     Attributes:
         stop_grace: Seconds an engine has to end after a stop or at shutdown.
         refusal_wait: Seconds a redelivery waits for a refused handshake.
+        max_deliveries: Deliveries of one message; on the next it is poison.
     """
 
     stop_grace: float = 1.0
     refusal_wait: float = REFUSAL_WAIT
+    max_deliveries: int = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,8 +118,9 @@ class Ingress:
         progress.request_id = parsed.request_id
         if parsed.sent_ns is not None:
             self._metrics.observe_transit((self._now_ns() - parsed.sent_ns) / _NS)
-        if parsed.expired(self._now_ns()):
-            return await self._expire(delivery, parsed)
+        given_up = self._given_up(delivery, parsed)
+        if given_up is not None:
+            return await self._give_up(delivery, parsed, *given_up)
         sender = await self._dial(delivery, parsed)
         if not isinstance(sender, ResponseSender):
             return sender
@@ -158,14 +159,26 @@ class Ingress:
             caller_told=told,
         )
 
-    async def _expire(self, delivery: Delivery, parsed: ParsedRequest) -> Finished:
-        reason = "the request's deadline passed while it was queued"
-        error = backend_error("ResponseTimeout", reason)
+    def _given_up(
+        self, delivery: Delivery, parsed: ParsedRequest
+    ) -> tuple[Outcome, DynamoError] | None:
+        """Say why a request that could be served is not."""
+        if parsed.expired(self._now_ns()):
+            reason = "the request's deadline passed while it was queued"
+            return Outcome.EXPIRED, backend_error("ResponseTimeout", reason)
+        if delivery.number > self._tools.settings.max_deliveries:
+            reason = f"given up: delivered {delivery.number - 1} times, and no worker ended it"
+            return Outcome.POISON, backend_error("Unknown", reason)
+        return None
+
+    async def _give_up(
+        self, delivery: Delivery, parsed: ParsedRequest, outcome: Outcome, error: DynamoError
+    ) -> Finished:
         told = await self._answer(delivery, parsed.call_home, error)
         return Finished(
-            outcome=Outcome.EXPIRED,
+            outcome=outcome,
             request_id=parsed.request_id,
-            reason=reason,
+            reason=error.message,
             caller=str(parsed.call_home.address),
             caller_told=told,
         )

@@ -139,11 +139,6 @@ class WorkerEnd:
         self.advance(WorkerEvent.REFUSAL if refusal else WorkerEvent.PROLOGUE)
         return encode(encode_document(refusal or ResponseStreamPrologue()))
 
-    def sentinel(self) -> bytes:
-        """Return the sentinel's frame: the end of writing."""
-        self.advance(WorkerEvent.SENTINEL)
-        return SENTINEL_FRAME
-
     def receive(self, message: TwoPartMessage) -> WorkerEvent | None:
         """Return what a frame from the requester means; ``None`` for an empty frame.
 

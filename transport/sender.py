@@ -12,7 +12,12 @@ from dialback.errors import ProtocolError, PublishError
 from dialback.transport.connection import FrameConnection
 from dialback.transport.items import data_frame
 from dialback.transport.messages import ResponseStreamPrologue
-from dialback.transport.response_stream import WorkerEnd, WorkerEvent, WorkerState
+from dialback.transport.response_stream import (
+    SENTINEL_FRAME,
+    WorkerEnd,
+    WorkerEvent,
+    WorkerState,
+)
 from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
 
 LINGER: Final = 10.0
@@ -179,8 +184,11 @@ class ResponseSender:
             PublishError: If the connection is lost before every byte has left.
         """
         if self._end.state is not WorkerState.ABORTED:
-            self.connection.write(self._end.sentinel())
+            self.connection.write(SENTINEL_FRAME)
         await self.connection.drain_all()
+        if self._end.state is not WorkerState.ABORTED:
+            # Only now is everything out: until here a kill is a kill.
+            self._end.advance(WorkerEvent.SENTINEL)
         try:
             async with asyncio.timeout(self._linger):
                 await self._peer_finished.wait()

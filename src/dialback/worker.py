@@ -99,9 +99,9 @@ class Worker:
         self._hurry = asyncio.Event()
         self._closed = False
         self._started = time.monotonic()
-        self._pulled = 0.0
         self._engine_ready = False
         self._connected = False
+        self._consumer: Consumer | None = None
         self.status_port: int | None = None
 
     def stop(self) -> None:
@@ -160,9 +160,9 @@ class Worker:
         stack.push_async_callback(leases.stop)
         pulse = asyncio.create_task(self._pulse(leases), name="pulse")
         stack.callback(pulse.cancel)
-        self._consumer = self._build_consumer(client, leases)
+        consumer = self._consumer = self._build_consumer(client, leases)
         self._announce(client)
-        return self._consumer
+        return consumer
 
     async def _start_status(self, stack: AsyncExitStack) -> None:
         settings = self._settings
@@ -194,7 +194,9 @@ class Worker:
             ),
             metrics=self.metrics.work_handler,
             service=service,
-            settings=IngressSettings(stop_grace=settings.stop_grace),
+            settings=IngressSettings(
+                stop_grace=settings.stop_grace, max_deliveries=settings.max_deliveries
+            ),
             on_healthy=self._on_healthy,
         )
         return Consumer(
@@ -265,7 +267,7 @@ class Worker:
         if not self._engine_ready:
             reasons.append("engine not ready")
         last_pull = self.metrics.service.last_pull
-        if self._connected and time.time() - last_pull > _PULL_STALE:
+        if self._has_free_slots() and time.time() - last_pull > _PULL_STALE:
             reasons.append("no pull was answered yet" if not last_pull else "pulls are stale")
         return Health(
             ready=not reasons,
@@ -273,6 +275,11 @@ class Worker:
             uptime=time.monotonic() - self._started,
             reasons=tuple(reasons),
         )
+
+    def _has_free_slots(self) -> bool:
+        """Whether pulls should be under way: with every slot taken there are none."""
+        consumer = self._consumer
+        return self._connected and (consumer is None or consumer.in_flight < self._settings.slots)
 
     def _on_disconnected(self) -> None:
         self._connected = False
@@ -283,7 +290,8 @@ class Worker:
         self._connected = True
         self.metrics.service.count_reconnect()
         logger.info("reconnected to NATS")
-        self._consumer.puller.reset()
+        if self._consumer is not None:
+            self._consumer.puller.reset()
 
     def _on_closed(self) -> None:
         self._connected = False

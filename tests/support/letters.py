@@ -1,15 +1,22 @@
 """Queues with requests and dead letters in them, for tests of what operators see."""
 
 import time
+from typing import Any
 
 from dialback.outcomes import Delivery
 from dialback.queue.client import QueueClient
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
 from dialback.queue.publisher import PubAck
 from dialback.queue.topology import Endpoint, Lane, QueueSettings, Topology
-from support.frames import request_payload
+from support.frames import request_payload, tcp_info
 
 CALLER = "127.0.0.1:9"
+
+
+def request_of(request_id: str, value: Any = None) -> bytes:
+    """The payload of a good request that dials back where nobody listens."""
+    info = tcp_info(CALLER, context=request_id)
+    return request_payload(CALLER, value or {"n": 3}, id=request_id, info=info)
 
 
 async def provision(client: QueueClient, endpoint: Endpoint) -> None:
@@ -27,7 +34,7 @@ async def publish(
     headers: dict[str, str] | None = None,
 ) -> PubAck:
     """Queue a request."""
-    content = payload if payload is not None else request_payload(CALLER, {"n": 3}, id=request_id)
+    content = payload if payload is not None else request_of(request_id)
     subject = endpoint.request_subject(lane, request_id)
     return await client.publisher.publish(subject, content, headers or {})
 
@@ -44,7 +51,7 @@ async def bury(
     lane: Lane = Lane.NORMAL,
 ) -> None:
     """Write a dead letter as a worker would, with a request that is gone from the queue."""
-    content = payload if payload is not None else request_payload(CALLER, {"n": 3}, id=request_id)
+    content = payload if payload is not None else request_of(request_id)
     delivery = Delivery(
         payload=content,
         headers=headers or {},

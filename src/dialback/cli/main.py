@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dialback import __version__
-from dialback.cli import demo, submit, worker
+from dialback.cli import decode, demo, dlq, queue, submit, worker
 from dialback.cli.output import print_error
 from dialback.cli.run import exit_code_for
 from dialback.errors import DialbackError
@@ -19,7 +19,10 @@ app = typer.Typer(
     help="A JetStream work queue whose workers stream answers back over TCP.",
 )
 app.add_typer(worker.app, name="worker")
+app.add_typer(queue.app, name="queue")
+app.add_typer(dlq.app, name="dlq")
 app.command("submit")(submit.submit)
+app.command("decode")(decode.decode_file)
 app.command("demo")(demo.demo)
 
 

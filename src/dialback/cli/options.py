@@ -40,6 +40,21 @@ EndpointOption: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+EndpointArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="namespace.component.endpoint", show_default=False)
+]
+TimeoutOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        "--timeout", min=0.01, help="Seconds for the connect, and for each answer of the server."
+    ),
+]
+BodyOption: TypeAlias = Annotated[
+    bool, typer.Option("--body", help="Show request bodies, too.", show_default=False)
+]
+MaxBytesOption: TypeAlias = Annotated[
+    int, typer.Option("--max-bytes", min=1, help="Longest body that is shown whole, in bytes.")
+]
 
 
 def chosen_output(output: Output, as_json: bool) -> Output:

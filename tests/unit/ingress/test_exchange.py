@@ -491,9 +491,6 @@ class OneLargeItem:
         self.ended.set()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ResponseSender.finish() hears no kill once the sentinel is queued"
-)
 async def test_kill_while_the_last_items_are_flushed_is_a_kill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

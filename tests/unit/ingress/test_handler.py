@@ -32,6 +32,7 @@ from support.ingress_rig import (
     Counts,
     IngressRig,
     error_item,
+    error_message,
     finished,
     item,
 )
@@ -356,3 +357,20 @@ async def test_requests_are_served_side_by_side() -> None:
 async def _read_and_close(connection: CallHome) -> None:
     await connection.frames()
     await connection.close()
+
+
+# --- poison -------------------------------------------------------------------------------------
+
+
+async def test_request_that_was_delivered_too_often_is_poison_and_its_caller_hears() -> None:
+    engine = Called()
+    rig = IngressRig(engine)
+    async with ScriptedRequester() as requester:
+        serving = rig.start(request_payload(requester.address), number=11)
+        connection = await requester.connection()
+        frames = await connection.frames()
+        await connection.close()
+        ending = finished(await serving)
+    assert error_message(frames) == "given up: delivered 10 times, and no worker ended it"
+    assert (ending.outcome, ending.caller_told, engine.calls) == (Outcome.POISON, True, 0)
+    assert rig.counts() == Counts(first_responses=0)

@@ -135,7 +135,8 @@ def test_the_worker_writes_the_frames_that_a_real_worker_writes(captured: Captur
     assert captured.worker_bytes.startswith(written)
     if captured.scenario != "stop":
         end.advance(WorkerEvent.FINAL)
-        assert captured.worker_bytes.endswith(end.sentinel())
+        end.advance(WorkerEvent.SENTINEL)
+        assert captured.worker_bytes.endswith(SENTINEL_FRAME)
         assert end.state is W.LINGER
 
 
@@ -158,7 +159,8 @@ def test_after_an_error_prologue_only_the_sentinel_may_follow() -> None:
     for event in (WorkerEvent.ITEM, WorkerEvent.FINAL, WorkerEvent.PROLOGUE):
         with pytest.raises(ProtocolError):
             end.advance(event)
-    assert end.sentinel() == SENTINEL_FRAME
+    end.advance(WorkerEvent.SENTINEL)
+    assert end.state is W.LINGER
 
 
 # --- what the worker hears ----------------------------------------------------------------
@@ -169,7 +171,8 @@ def test_a_stop_lets_the_worker_flush_items_and_write_its_final() -> None:
     assert end.receive(STOP) is WorkerEvent.STOP
     end.advance(WorkerEvent.ITEM)
     end.advance(WorkerEvent.FINAL)
-    assert end.sentinel() == SENTINEL_FRAME
+    end.advance(WorkerEvent.SENTINEL)
+    assert end.state is W.LINGER
 
 
 def test_a_kill_after_a_stop_is_the_stronger_and_stays() -> None:
