@@ -16,7 +16,7 @@ from dialback.queue.puller import Puller, PullEvents, PullSettings
 from dialback.queue.topology import Endpoint, Lane, QueueSettings, Topology
 from support.eventually import eventually
 
-LIMIT = 60.0  # seconds for anything a test waits for
+LIMIT = 30.0  # seconds for anything a test waits for
 LANES = [lane.value for lane in Lane]
 
 
@@ -45,7 +45,11 @@ async def take(
     """Take one message, waiting for it, as another worker would."""
     subject = f"$JS.API.CONSUMER.MSG.NEXT.{endpoint.stream}.{lane}"
     body = orjson.dumps({"batch": 1, "expires": round(LIMIT * 1e9)})
-    message = await client.connection.request(subject, body, timeout=LIMIT)
+    nats = client.connection
+    inbox = await nats.subscribe(nats.new_inbox())  # pyright: ignore[reportUnknownMemberType]
+    await nats.publish(subject, body, reply=inbox.subject)
+    message = await inbox.next_msg(timeout=LIMIT)
+    await inbox.unsubscribe()
     info = parse_ack_subject(message.reply)
     assert info is not None, message.headers
     return message, info

@@ -32,8 +32,8 @@ _FRAME_COLUMNS: Final = (
     "checksum",
     "meaning",
     "codec",
-    Column("value", show=json_text),
-    "problem",
+    Column("value", show=json_text, fold=True),
+    Column("problem", fold=True),
 )
 
 

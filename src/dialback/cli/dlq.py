@@ -11,6 +11,7 @@ from dialback.cli.inspection import (
     Target,
     body_of,
     refusal_of,
+    refusal_text,
 )
 from dialback.cli.options import (
     BodyOption,
@@ -45,26 +46,21 @@ app = typer.Typer(
 )
 app.command("requeue")(requeue_letters)
 
-_AGE: Final = Column("age_seconds", "age", human_age, right=True)
-_SIZE: Final = Column("size_bytes", "size", human_size, right=True)
 _LIST_COLUMNS: Final = (
     "endpoint",
     Column("sequence", "seq"),
     Column("request_id", "id"),
     "outcome",
-    _AGE,
+    Column("age_seconds", "age", human_age, right=True),
     Column("deliveries", "tries"),
     "requeued",
-    _SIZE,
-    "worker",
-    "caller",
-    "reason",
+    Column("reason", fold=True),
 )
 _SHOWN: Final[dict[str, Callable[[Any], str]]] = {
     "age_seconds": human_age,
     "size_bytes": human_size,
     "header_names": ", ".join,
-    "refusal": lambda refusal: f"{refusal['outcome']}: {refusal['reason']}",
+    "refusal": refusal_text,
     "body": json_text,
 }
 
@@ -100,7 +96,8 @@ def list_letters(
       dialback dlq ls demo.backend.generate --limit 500 -o jsonl | jq -r .outcome | sort | uniq -c
     """  # noqa: D301 -- \b is click's mark for text that is not rewrapped
     rows, total = run(_list(endpoint, limit, Target(server, timeout)))
-    print_rows(rows, _LIST_COLUMNS, chosen_output(output, as_json))
+    columns = _LIST_COLUMNS[1:] if endpoint else _LIST_COLUMNS
+    print_rows(rows, columns, chosen_output(output, as_json))
     if not rows:
         print_note("no dead letters")
     elif len(rows) < total:

@@ -1,6 +1,6 @@
 """What ``queue``, ``dlq`` and ``decode`` share: a connection, and words for payloads."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,6 +61,11 @@ def refusal_of(delivery: Delivery) -> dict[str, Any] | None:
         return None
     told = str(parsed.call_home.address) if parsed.call_home else None
     return {"outcome": parsed.outcome.value, "reason": parsed.reason, "answered_at": told}
+
+
+def refusal_text(refusal: Mapping[str, Any]) -> str:
+    """Return a refusal in one line."""
+    return f"{refusal['outcome']}: {refusal['reason']}"
 
 
 def body_of(payload: bytes, codec: str, max_bytes: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,8 @@ from dialback.cli.options import Output
 
 error_console: Final = Console(stderr=True, highlight=False, emoji=False)
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-_PIPE_WIDTH: Final = 10_000  # columns: on a pipe nothing is folded
+_PIPE_WIDTH: Final = 100_000  # columns: on a pipe nothing is folded
+_FOLDED_WIDTH: Final = 20
 _KIB: Final = 1024
 
 
@@ -29,12 +31,14 @@ class Column:
         title: Its head; the name by default.
         show: Turns the value into text; JSON output is not touched by it.
         right: Whether it is right-aligned; numbers are anyway.
+        fold: Whether it may be folded on a narrow terminal; the other columns never are.
     """
 
     name: str
     title: str = ""
     show: Callable[[Any], str] | None = None
     right: bool = False
+    fold: bool = False
 
 
 def print_error(text: str) -> None:
@@ -99,20 +103,26 @@ def _print_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], *, err: bool
 ) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    shown = [[_shown(row.get(column.name), column) for row in rows] for column in columns]
+    for column, cells in zip(columns, shown, strict=True):
         title = column.title or column.name.replace("_", " ")
         numeric = any(isinstance(row.get(column.name), int | float) for row in rows)
         table.add_column(
-            title.upper(), justify="right" if numeric or column.right else "left", overflow="fold"
+            title.upper(),
+            justify="right" if numeric or column.right else "left",
+            overflow="fold",
+            no_wrap=not column.fold,
+            min_width=min(_FOLDED_WIDTH, max(map(len, cells))) if column.fold else None,
         )
-    for row in rows:
+    for line in zip(*shown, strict=True):
         # Text, not str: square brackets in a reason are no markup.
-        table.add_row(*(Text(_shown(row.get(column.name), column)) for column in columns))
-    # On a pipe a table is as wide as it needs to be: programs read it too.
+        table.add_row(*map(Text, line))
     console = Console(highlight=False, stderr=err)
-    if not console.is_terminal:
-        console = Console(highlight=False, stderr=err, width=_PIPE_WIDTH)
-    console.print(table)
+    # On a pipe a table is as wide as it needs to be: programs read it too. A terminal that is
+    # too narrow wraps the lines itself, which is better than ids in pieces.
+    needed = Measurement.get(console, console.options.update(width=_PIPE_WIDTH), table)
+    width = max(console.width, needed.minimum) if console.is_terminal else needed.maximum
+    Console(highlight=False, stderr=err, width=width).print(table)
 
 
 def _shown(value: object, column: Column) -> str:

@@ -10,6 +10,7 @@ from dialback.cli.inspection import (
     Target,
     body_of,
     refusal_of,
+    refusal_text,
 )
 from dialback.cli.options import (
     BodyOption,
@@ -64,7 +65,7 @@ _PEEK_COLUMNS: Final = (
     Column("size_bytes", "size", human_size, right=True),
     "caller",
     "codec",
-    Column("refusal", "note", lambda refusal: f"{refusal['outcome']}: {refusal['reason']}"),
+    Column("refusal", "note", refusal_text, fold=True),
 )
 
 
@@ -168,7 +169,7 @@ def peek_queue(
     shown = max_bytes if body else None
     found = run(_peek(endpoint, limit, lane, Target(server, timeout)))
     rows = [_peek_record(message, shown) for message in found]
-    columns = (*_PEEK_COLUMNS, Column("body", show=json_text)) if body else _PEEK_COLUMNS
+    columns = (*_PEEK_COLUMNS, Column("body", show=json_text, fold=True)) if body else _PEEK_COLUMNS
     print_rows(rows, columns, chosen_output(output, as_json))
     if not rows:
         print_note("the queue is empty")

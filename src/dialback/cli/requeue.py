@@ -32,15 +32,14 @@ _PLAN_COLUMNS: Final = (
     "outcome",
     _AGE,
     "requeued",
-    "subject",
-    "reason",
+    Column("reason", fold=True),
 )
 _RESULT_COLUMNS: Final = (
     Column("sequence", "seq"),
     Column("request_id", "id"),
     "status",
     Column("queued_sequence", "queued as"),
-    "reason",
+    Column("reason", fold=True),
 )
 
 
@@ -176,9 +175,15 @@ def _confirm(plan: _Plan) -> None:
         raise typer.Exit(ExitCode.REFUSED)
     print_rows(plan.rows, _PLAN_COLUMNS, Output.TABLE, err=True)
     _note_plan(plan)
-    if not typer.confirm("Requeue them?", err=True):
+    if not _asked("Requeue them?"):
         print_note("nothing was changed")
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _asked(question: str) -> bool:
+    """Ask on stderr (typer's prompt writes a blank to stdout); anything but yes is no."""
+    typer.echo(f"{question} [y/N]: ", err=True, nl=False)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def is_interactive() -> bool:
