@@ -30,14 +30,14 @@ from dialback.transport.messages import (
     decode_request_control,
     decode_tcp_info,
 )
+from dialback.transport.request_headers import (
+    DEADLINE_HEADER,
+    REQUEST_ID_HEADER,
+    SEND_TIME_HEADER,
+    START_BY_HEADER,
+)
 from dialback.transport.two_part import decode, salvage_header
 
-DEADLINE_HEADER: Final = "Dialback-Deadline"
-"""Unix nanoseconds at which the caller gives up on the whole stream."""
-START_BY_HEADER: Final = "Dialback-Start-By"
-"""Unix nanoseconds at which the caller gives up if no first item has come."""
-SEND_TIME_HEADER: Final = "x-frontend-send-ts-ns"
-REQUEST_ID_HEADER: Final = "request-id"
 _MAX_DIGITS: Final = 19  # of Unix nanoseconds: until the year 2286
 _MAX_REASON: Final = 500
 

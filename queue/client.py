@@ -45,7 +45,7 @@ class QueueClient:
         within: float = 10.0,
         events: ConnectionEvents | None = None,
     ) -> "QueueClient":
-        """Connect, and make sure that JetStream answers.
+        """Connect. Whether JetStream answers shows at the first request.
 
         Args:
             server: Which server, and as whom.
@@ -55,7 +55,7 @@ class QueueClient:
             events: Callbacks for disconnects and reconnects.
 
         Raises:
-            ServerUnavailableError: If no server with JetStream answers in time.
+            ServerUnavailableError: If no server answers in time.
             PermissionDeniedError: If it refuses the credentials.
         """
         client = await connect(server, name=name, role=role, within=within, events=events)

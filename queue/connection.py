@@ -11,10 +11,10 @@ import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import nats
 import nats.errors
 import tenacity
 from nats.aio.client import Client
@@ -25,12 +25,9 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_WAIT: Final = 0.5  # seconds, plus jitter
 _PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
-_ONE_TRY: Final[dict[str, Any]] = {
-    "allow_reconnect": False,
-    "max_reconnect_attempts": 1,
-    "reconnect_time_wait": 0.05,
-}
+_ONE_TRY: Final[dict[str, Any]] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 _PENDING_BYTES: Final = 8 * 1024 * 1024
+_DISCARD_TIMEOUT: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,30 +96,48 @@ async def connect(
         ConfigError: If a credentials or TLS file cannot be read.
     """
     hooks = events or ConnectionEvents()
+    _check_readable(server.nkey_seed_file, server.credentials_file)
     options = _options(server, name=name, role=role)
     await _probe(server, options, within)
-    return await nats.connect(  # pyright: ignore[reportUnknownMemberType]
-        server.urls,
-        **options,
-        allow_reconnect=True,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0,
-        reconnect_to_server_handler=_with_jitter,
-        ping_interval=_PING_INTERVAL,
-        max_outstanding_pings=2,
-        pending_size=_PENDING_BYTES,
-        error_cb=_log_error,
-        disconnected_cb=_as_callback(hooks.disconnected),
-        reconnected_cb=_as_callback(hooks.reconnected),
-        closed_cb=_as_callback(hooks.closed),
-    )
+    client = Client()
+    try:
+        async with asyncio.timeout(within):  # it may have gone since the probe
+            await client.connect(  # pyright: ignore[reportUnknownMemberType]
+                server.urls,
+                **options,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_to_server_handler=_with_jitter,
+                ping_interval=_PING_INTERVAL,
+                max_outstanding_pings=2,
+                pending_size=_PENDING_BYTES,
+                error_cb=_log_error,
+                disconnected_cb=_as_callback(hooks.disconnected),
+                reconnected_cb=_as_callback(hooks.reconnected),
+                closed_cb=_as_callback(hooks.closed),
+            )
+    except TimeoutError as error:
+        await _discard(client)
+        raise _unavailable(server, error) from error
+    return client
+
+
+async def _discard(client: Client) -> None:
+    """Close what a failed connect left open, without the callbacks of a closed connection."""
+    if not (client.is_connected or client.is_connecting):
+        return
+    with suppress(TimeoutError):  # after a failed TLS handshake it would wait for ever
+        async with asyncio.timeout(_DISCARD_TIMEOUT):
+            await client._close(  # pyright: ignore[reportPrivateUsage]
+                Client.CLOSED, do_cbs=False
+            )
 
 
 async def _probe(server: ServerAddress, options: dict[str, Any], within: float) -> None:
     """Connect once without reconnects, retrying while the server may still be starting."""
     retrying = tenacity.AsyncRetrying(
         stop=tenacity.stop_before_delay(within),
-        wait=tenacity.wait_exponential_jitter(initial=0.1, max=1.0, jitter=0.1),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=1.0) + tenacity.wait_random(0, 0.1),
         retry=tenacity.retry_if_exception_type(ServerUnavailableError),
         reraise=True,
     )
@@ -137,18 +152,16 @@ async def _connect_once(server: ServerAddress, options: dict[str, Any], within: 
     async def note(error: Exception) -> None:
         seen.append(error)
 
+    client = Client()
     try:
         async with asyncio.timeout(within):
-            client = await nats.connect(  # pyright: ignore[reportUnknownMemberType]
+            await client.connect(  # pyright: ignore[reportUnknownMemberType]
                 server.urls, **options, error_cb=note, **_ONE_TRY
             )
-            await client.close()
     except (OSError, TimeoutError, nats.errors.NoServersError, nats.errors.TimeoutError) as error:
-        why = _reason(seen[-1] if seen else error)
-        raise ServerUnavailableError(
-            f"no nats-server answers at {server.url} ({why}). Start one with JetStream"
-            " (nats-server -js), or name yours with -s/--server or NATS_SERVER"
-        ) from error
+        raise _unavailable(server, seen[-1] if seen else error) from error
+    except ImportError as error:
+        raise ConfigError(f"files of credentials need: pip install nkeys ({error})") from error
     except nats.errors.Error as error:
         if "authorization" in str(error).lower() or "permissions" in str(error).lower():
             raise PermissionDeniedError(
@@ -156,6 +169,15 @@ async def _connect_once(server: ServerAddress, options: dict[str, Any], within: 
                 " NATS_AUTH_USERNAME, NATS_AUTH_TOKEN, NATS_AUTH_CREDENTIALS_FILE"
             ) from error
         raise ServerUnavailableError(f"nats-server at {server.url}: {error}") from error
+    finally:
+        await _discard(client)
+
+
+def _unavailable(server: ServerAddress, error: BaseException) -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"no nats-server answers at {server.url} ({_reason(error)}). Start one with JetStream"
+        " (nats-server -js), or name yours with -s/--server or NATS_SERVER"
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -169,6 +191,7 @@ def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
         "name": name,
         "inbox_prefix": f"_INBOX.{role}",
         "connect_timeout": 5,
+        "reconnect_time_wait": 0.05,  # of a first connect only; then see _with_jitter
         "user": server.user,
         "password": server.password,
         "token": server.token,
@@ -181,6 +204,16 @@ def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
         # Without it nats-py sends the password in plain text to a server that offers no TLS.
         options["tls_handshake_first"] = True
     return options
+
+
+def _check_readable(*paths: str | None) -> None:
+    """nats-py reads them while it connects, and would take it for a network error."""
+    for path in filter(None, paths):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"credentials cannot be read: {error}") from error
 
 
 def _tls_context(server: ServerAddress) -> ssl.SSLContext:

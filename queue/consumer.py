@@ -109,7 +109,11 @@ class Consumer:
             free=lambda: self._slots - len(self._tasks),
             accept=self._accept,
             settings=pull,
-            events=PullEvents(pulled=metrics.pulled, failed=metrics.count_pull_error),
+            events=PullEvents(
+                pulled=metrics.pulled,
+                failed=metrics.count_pull_error,
+                handed_back=lambda: metrics.count_delivery_end(DeliveryEnd.HANDED_BACK),
+            ),
         )
 
     @property
@@ -198,7 +202,7 @@ class Consumer:
             case Leave():
                 return DeliveryEnd.SUPERSEDED
             case Nak(delay=delay, retry=retry):
-                await self._settler.confirm(work.message, nak_body(delay))
+                await self._hand_back(work, delay)
                 return DeliveryEnd.RETRIED if retry else DeliveryEnd.HANDED_BACK
             case Ack():
                 await self._settler.confirm(work.message, ACK)
@@ -217,10 +221,13 @@ class Consumer:
                 "dead letter could not be stored; trying again later",
                 extra=self._facts(work, ending) | {"reason": str(error)},
             )
-            await self._settler.confirm(work.message, nak_body(_DEAD_LETTER_RETRY))
+            await self._hand_back(work, _DEAD_LETTER_RETRY)
             return DeliveryEnd.RETRIED
         await self._settler.confirm(work.message, TERM + b" " + ending.outcome.encode())
         return DeliveryEnd.SETTLED
+
+    async def _hand_back(self, work: _Work, delay: float) -> None:
+        await self._settler.confirm(work.message, nak_body(delay), lost=lambda: work.lease.lost)
 
     def _count(self, ending: Finished, disposition: Disposition) -> None:
         self._metrics.count_outcome(ending.outcome)
@@ -262,6 +269,7 @@ class Consumer:
                 "items": ending.items,
                 "bytes": ending.response_bytes,
                 "dials": ending.dials,
+                "caller_told": ending.caller_told,
                 "ttfr_ms": None if ttfr is None else round(ttfr * 1000, 1),
             }
         return facts

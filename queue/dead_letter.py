@@ -34,7 +34,8 @@ HISTORY: Final = "Dialback-History"
 """JSON list of earlier dead letters of the same request (it was requeued in between)."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_MAX_REASON: Final = 1024
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # others cannot be published
+_MAX_TEXT: Final = 1024
 _MAX_ROUNDS: Final = 5
 
 
@@ -85,12 +86,12 @@ class DeadLetterRecord:
         kept = {
             name: value
             for name, value in self.delivery.headers.items()
-            if not name.lower().startswith("nats-")
+            if not name.lower().startswith("nats-") and _HEADER_NAME.fullmatch(name)
         }
         return kept | {
             OUTCOME: self.outcome,
-            REASON: header_text(self.reason)[:_MAX_REASON],
-            REQUEST_ID: header_text(self.request_id),
+            REASON: header_text(self.reason)[:_MAX_TEXT],
+            REQUEST_ID: header_text(self.request_id)[:_MAX_TEXT],
             ORIGIN: self.origin,
             ORIGIN_SUBJECT: self.delivery.subject,
             DELIVERIES: str(self.delivery.number),
@@ -105,14 +106,19 @@ def header_text(text: str) -> str:
 
 def with_history(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a letter that is requeued: ours folded into the history."""
+    deliveries = headers.get(DELIVERIES, "")
     entry = {
         "outcome": headers.get(OUTCOME),
         "reason": headers.get(REASON),
         "worker": headers.get(WORKER),
-        "deliveries": int(headers.get(DELIVERIES, "0")),
+        "deliveries": int(deliveries) if deliveries.isascii() and deliveries.isdigit() else 0,
     }
     ours = {OUTCOME, REASON, REQUEST_ID, ORIGIN, ORIGIN_SUBJECT, DELIVERIES, WORKER, HISTORY}
-    kept = {name: value for name, value in headers.items() if name not in ours}
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name not in ours and not name.lower().startswith("nats-")
+    }
     history = [*history_of(headers), entry]
     return kept | {HISTORY: orjson.dumps(history).decode()}
 

@@ -5,6 +5,7 @@ retried; a late ack is accepted; never a NAK after a lost lease).
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from dialback.errors import QueueError, ServerUnavailableError
 
 _NS: Final = 1_000_000_000
 _V1_TOKENS: Final = 9
-_V2_TOKENS: Final = 11
+_V2_TOKENS: Final = 11  # and a random one at the end, which may be left out
 
 ACK: Final = b"+ACK"
 NAK: Final = b"-NAK"
@@ -53,10 +54,12 @@ def parse_ack_subject(reply: str) -> DeliveryInfo | None:
     ``None`` if the subject is none of these: the message is a status, or not JetStream's.
     """
     tokens = reply.split(".")
-    if len(tokens) < _V1_TOKENS or tokens[:2] != ["$JS", "ACK"]:
+    if tokens[:2] != ["$JS", "ACK"]:
         return None
     if len(tokens) >= _V2_TOKENS:
         tokens = tokens[:2] + tokens[4:]
+    elif len(tokens) != _V1_TOKENS:
+        return None
     try:
         number, sequence, _, published_ns, pending = (int(token) for token in tokens[4:9])
     except ValueError:
@@ -95,16 +98,23 @@ class Settler:
         self._timeout = timeout
         self._give_up_after = give_up_after
 
-    async def confirm(self, message: Msg, body: bytes) -> None:
-        """Answer and wait until the server has applied it; asking again is harmless.
+    async def confirm(
+        self, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Answer and wait until the server has applied it.
+
+        Asking again is harmless for an ACK and a TERM, however late. A NAK would take the
+        message from the worker that has it by then: stop asking when the lease is ``lost``.
 
         Raises:
             ServerUnavailableError: If it never confirmed.
         """
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_delay(self._give_up_after),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.2),
-            retry=tenacity.retry_if_exception_type(QueueError),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.2),
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, QueueError) and not lost()
+            ),
             reraise=True,
         )
         async for attempt in retrying:
@@ -112,6 +122,9 @@ class Settler:
                 await self._ask(message.reply, body)
 
     async def _ask(self, reply: str, body: bytes) -> None:
+        if not self._client.is_connected:
+            # nats-py would keep it, and send every repetition at the reconnect.
+            raise ServerUnavailableError(f"{body.decode()} not sent: not connected to NATS")
         try:
             await self._client.request(reply, body, timeout=self._timeout)
         except (nats.errors.Error, TimeoutError, asyncio.InvalidStateError) as error:

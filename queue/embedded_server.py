@@ -70,7 +70,11 @@ class EmbeddedServer:
         self.url = ""
 
     async def __aenter__(self) -> "EmbeddedServer":
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -29,8 +29,9 @@ from dialback.queue.inspection import (
 from dialback.queue.letter_search import find_letter, messages, no_letter
 from dialback.queue.provisioned import advice_for, drift_of, shown_settings
 from dialback.queue.publisher import MESSAGE_ID_HEADER, PubAck, Publisher
-from dialback.queue.reading import DEADLINE_HEADERS, letter, queued_message
+from dialback.queue.reading import letter, queued_message
 from dialback.queue.topology import Endpoint, Lane, QueueSettings
+from dialback.transport.request_headers import DEADLINE_HEADERS
 
 _NS: Final = 1_000_000_000
 _MAX_ROUNDS: Final = 10

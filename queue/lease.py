@@ -163,6 +163,9 @@ class LeaseKeeper:
         if now - self._turned > self._stuck_limit:
             self._lose(lease, "the event loop stands still")
             return
+        if not client.is_connected:  # nats-py would send it at the reconnect, too late
+            self._on_late()
+            return
         try:
             await client.request(lease.reply, IN_PROGRESS, timeout=self._ack_wait)
         except (nats.errors.Error, TimeoutError):

@@ -48,7 +48,7 @@ class RetryPolicy:
     Attributes:
         max_attempts: Deliveries in which the requester may be unreachable.
         retry_delay: Seconds before the second attempt; doubles with each.
-        max_retry_delay: Longest delay, in seconds.
+        max_retry_delay: Longest delay, in seconds, before jitter.
         discard_gone: Drop a request whose requester is gone instead of dead-lettering it.
     """
 
@@ -58,6 +58,7 @@ class RetryPolicy:
     discard_gone: bool = False
 
 
+_MAX_DOUBLINGS: Final = 64  # any delay is at its cap by then, and a float still holds it
 _DEAD_LETTERED: Final = frozenset(
     {
         Outcome.INVALID,
@@ -95,4 +96,5 @@ def disposition_for(
 
 
 def _delay(number: int, policy: RetryPolicy) -> float:
-    return min(policy.max_retry_delay, policy.retry_delay * 2.0 ** (number - 1))
+    doublings = min(number - 1, _MAX_DOUBLINGS)
+    return min(policy.max_retry_delay, policy.retry_delay * 2.0**doublings)

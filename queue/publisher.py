@@ -76,13 +76,9 @@ class Publisher:
             ServerUnavailableError: If nobody answered; the message may be stored all the same.
             WrongLastSequenceError: If an expected sequence was given and is not the last.
         """
-        limit = self._client.max_payload
-        size = len(payload) + sum(len(k) + len(v) + 4 for k, v in headers.items()) + 12
-        if limit and size > limit:
-            raise PayloadTooLargeError(len(payload), limit)
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_delay(self._give_up_after if retry else 0),
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.2),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.2),
             retry=tenacity.retry_if_exception_type(ServerUnavailableError),
             reraise=True,
         )
@@ -94,6 +90,9 @@ class Publisher:
     async def _publish_once(
         self, subject: str, payload: bytes, headers: Mapping[str, str]
     ) -> PubAck:
+        limit = self._client.max_payload
+        if len(payload) + _header_size(headers) > limit:  # the server would hang up
+            raise PayloadTooLargeError(len(payload), limit)
         if not self._client.is_connected:
             raise ServerUnavailableError("the nats-server is not connected at the moment")
         try:
@@ -102,13 +101,19 @@ class Publisher:
             )
         except nats.errors.NoRespondersError as error:
             raise StreamMissingError(f"no stream takes subject {subject}") from error
-        except nats.errors.MaxPayloadError as error:
-            raise PayloadTooLargeError(len(payload), self._client.max_payload) from error
+        except nats.errors.BadHeaderError as error:
+            raise QueueError(f"the publish to {subject} has a bad header: {error}") from error
         except (nats.errors.Error, TimeoutError) as error:
             raise ServerUnavailableError(
                 f"the publish to {subject} was not acknowledged ({error})"
             ) from error
         return _pub_ack(reply.data, len(payload))
+
+
+def _header_size(headers: Mapping[str, str]) -> int:
+    """Return the bytes of the header block; the server counts them as payload."""
+    lines = sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
+    return lines + len(b"NATS/1.0\r\n\r\n")
 
 
 def _pub_ack(data: bytes, payload_size: int) -> PubAck:

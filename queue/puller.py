@@ -59,10 +59,12 @@ class PullEvents:
     Attributes:
         pulled: A pull was answered or a heartbeat came: pulling works.
         failed: A pull went wrong.
+        handed_back: A message was given back: no slot was free for it, or it came too late.
     """
 
     pulled: Callable[[], None] = field(default=lambda: None)
     failed: Callable[[PullErrorKind], None] = field(default=lambda _: None)
+    handed_back: Callable[[], None] = field(default=lambda: None)
 
 
 @dataclass(slots=True)
@@ -178,7 +180,11 @@ class Puller:
             free = self._free()
             if free <= 0 or self._stopping or self._reset:
                 break
-            taken += await self._probe_lane(lane, min(free, self._settings.max_batch))
+            wanted = min(free, self._settings.max_batch)
+            received = await self._probe_lane(lane, wanted)
+            taken += received
+            if received >= wanted:
+                break  # it may have more: a slot freed meanwhile is not for the lanes below
         return taken
 
     async def _probe_lane(self, lane: str, wanted: int) -> int:
@@ -271,6 +277,7 @@ class Puller:
         self._heard = asyncio.get_running_loop().time()
         if self._stopping or not self._accept(message, info):
             await self._client.publish(message.reply, NAK)
+            self._events.handed_back()
         probe = self._probe
         if probe is not None and probe.lane == info.consumer:
             probe.received += 1

@@ -24,12 +24,8 @@ from dialback.queue.dead_letter import (
 )
 from dialback.queue.inspection import Letter, QueuedMessage, lane_of, time_ns
 from dialback.transport.messages import ConnectionInfo, PayloadCodec, decode_tcp_info
+from dialback.transport.request_headers import DEADLINE_HEADERS, REQUEST_ID_HEADER
 from dialback.transport.two_part import decode, salvage_header
-
-# The ingress has the same names (dialback.ingress.request), which this layer may not import.
-REQUEST_ID_HEADER: Final = "request-id"
-DEADLINE_HEADERS: Final = ("Dialback-Deadline", "Dialback-Start-By")
-"""Unix nanoseconds; while a request is queued the earlier of the two counts."""
 
 _NS: Final = 1_000_000_000
 

@@ -19,8 +19,8 @@ from dialback.errors import ConfigError, ConfigMismatchError, NotFoundError
 from dialback.queue.api import JetStreamApi
 
 _NS: Final = 1_000_000_000
-_NAME: Final = re.compile(r"[a-z0-9-][a-z0-9_-]*")
-_STREAM_NAME: Final = re.compile(r"(?:JOBS|DEAD)_([^A-Z]+)_C_([^A-Z]+)_E_([^A-Z]+)")
+_NAME: Final = r"[a-z0-9-][a-z0-9_-]*"
+_STREAM_NAME: Final = re.compile(rf"(?:JOBS|DEAD)_({_NAME})_C_({_NAME})_E_({_NAME})")
 
 
 class Lane(StrEnum):
@@ -56,7 +56,7 @@ class Endpoint:
                 f"endpoint {text!r} is not NAMESPACE.COMPONENT.ENDPOINT, e.g. demo.backend.generate"
             )
         for part in parts:
-            if not _NAME.fullmatch(part):
+            if not re.fullmatch(_NAME, part):
                 raise ConfigError(
                     f"endpoint {text!r}: {part!r} is not a name; names are lower-case letters,"
                     " digits, '-' and '_', and do not begin with '_'"
@@ -253,6 +253,8 @@ class Topology:
         wrong = differences(wanted, config, _CONSUMER_KEYS)
         if config.get("backoff"):
             wrong = (*wrong, "backoff is set, which shortens the lease of a live worker")
+        if 0 < (batch := config.get("max_batch") or 0) < wanted["max_batch"]:
+            wrong = (*wrong, f"max_batch is {batch}, workers ask for {wanted['max_batch']}")
         if wrong:
             advice = "set DIALBACK_ACK_WAIT to the consumer's ack_wait, or edit the consumer"
             raise ConfigMismatchError(f"consumer {stream}/{name}", (*wrong, advice))

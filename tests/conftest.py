@@ -12,11 +12,13 @@ from dialback.queue.connection import ServerAddress
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
 
+_TERMINAL = {"FORCE_COLOR", "NO_COLOR", "COLUMNS"}
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith(("DIALBACK_", "NATS_", "DYN_")):
+        if name.startswith(("DIALBACK_", "NATS_", "DYN_")) or name in _TERMINAL:
             monkeypatch.delenv(name)
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from dialback import Outcome, Settings
 from dialback.transport.response_stream import REQUESTER_TABLE, WORKER_TABLE
 

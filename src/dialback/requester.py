@@ -22,12 +22,6 @@ from dialback.errors import (
     RequestTimeoutError,
     StreamMissingError,
 )
-from dialback.ingress.request import (
-    DEADLINE_HEADER,
-    REQUEST_ID_HEADER,
-    SEND_TIME_HEADER,
-    START_BY_HEADER,
-)
 from dialback.queue.api import stream_missing
 from dialback.queue.client import QueueClient
 from dialback.queue.dead_letter import subject_token
@@ -47,6 +41,12 @@ from dialback.transport.messages import (
     encode_tcp_info,
 )
 from dialback.transport.receiver import ResponseReceiver
+from dialback.transport.request_headers import (
+    DEADLINE_HEADER,
+    REQUEST_ID_HEADER,
+    SEND_TIME_HEADER,
+    START_BY_HEADER,
+)
 from dialback.transport.response_stream import EndState
 from dialback.transport.two_part import MAX_REQUEST_HEADER_BYTES, encode
 

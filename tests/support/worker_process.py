@@ -59,10 +59,12 @@ class WorkerProcess:
         """The log line of a finished request."""
 
         def wanted(event: dict[str, Any]) -> bool:
-            return event["message"] == "request finished" and event["request_id"] == request_id
+            return bool(
+                event["message"] == "request finished" and event["request_id"] == request_id
+            )
 
         await self.until(wanted)
-        return next(filter(wanted, self.log))
+        return next(event for event in self.log if wanted(event))
 
     async def metrics(self) -> dict[str, float]:
         """Scrape ``/metrics``: sample name with labels (worker_id left out) to value."""

@@ -23,7 +23,6 @@ from dialback.queue.inspection import Letter, Requeued, RequeueStatus
 from dialback.queue.inspector import Inspector
 from dialback.queue.topology import Endpoint
 
-EXIT_PARTLY_FAILED: Final = 5
 _DEFAULT_MAX: Final = 100
 _AGE: Final = Column("age_seconds", "age", human_age, right=True)
 _PLAN_COLUMNS: Final = (
@@ -215,7 +214,7 @@ def _exit_code(results: list[dict[str, Any]], lost: bool) -> int:
     if done == len(results) and not lost:
         return ExitCode.DONE
     if any(result["status"] != RequeueStatus.FAILED for result in results):
-        return EXIT_PARTLY_FAILED
+        return ExitCode.PARTLY_FAILED
     return ExitCode.UNAVAILABLE if lost else ExitCode.FAILED
 
 

@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NOT_FOUND = 3
     REFUSED = 4
+    PARTLY_FAILED = 5
     UNAVAILABLE = 69
     TIMED_OUT = 75
     DENIED = 77

@@ -8,9 +8,6 @@ import orjson
 import pytest
 
 from dialback.ingress.request import (
-    DEADLINE_HEADER,
-    SEND_TIME_HEADER,
-    START_BY_HEADER,
     ParsedRequest,
     Rejection,
     parse_unary,
@@ -18,6 +15,11 @@ from dialback.ingress.request import (
 from dialback.outcomes import Delivery
 from dialback.transport.address import Address
 from dialback.transport.messages import PayloadCodec
+from dialback.transport.request_headers import (
+    DEADLINE_HEADER,
+    SEND_TIME_HEADER,
+    START_BY_HEADER,
+)
 from dialback.transport.two_part import encode
 from support.frames import control, request_payload, tcp_info
 

@@ -1,0 +1,89 @@
+import nats.errors
+import pytest
+
+from dialback.errors import ServerUnavailableError
+from dialback.queue.delivery import (
+    ACK,
+    NAK,
+    TERM,
+    DeliveryInfo,
+    Settler,
+    nak_body,
+    parse_ack_subject,
+)
+from support.fake_jetstream import FakeJetStream, message
+
+V1 = "$JS.ACK.JOBS_a_C_b_E_c.high.3.17.21.1700000000123456789.5"
+V2 = "$JS.ACK.hub.Ab12Cd34.JOBS_a_C_b_E_c.high.3.17.21.1700000000123456789.5.rAnD"
+INFO = DeliveryInfo(
+    stream="JOBS_a_C_b_E_c",
+    consumer="high",
+    number=3,
+    sequence=17,
+    published_ns=1_700_000_000_123_456_789,
+    pending=5,
+)
+REPLY = message(reply=V1)
+
+
+@pytest.mark.parametrize("reply", [V1, V2, V2.removesuffix(".rAnD"), V2 + ".new.tokens"])
+def test_both_forms_of_the_reply_subject_say_the_same(reply: str) -> None:
+    assert parse_ack_subject(reply) == INFO
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "_INBOX.worker.abc.1",
+        "$JS.ACK",
+        V1.rpartition(".")[0],
+        V1 + ".9",
+        V1.replace("ACK", "FC"),
+        V1.replace(".3.", ".three."),
+        V2.replace("$JS", "JS"),
+        V1.replace(".17.", ".."),
+    ],
+)
+def test_anything_else_is_no_delivery(reply: str) -> None:
+    assert parse_ack_subject(reply) is None
+
+
+@pytest.mark.parametrize(
+    ("delay", "body"),
+    [
+        (0.0, b"-NAK"),
+        (-1.0, b"-NAK"),
+        (0.25, b'-NAK {"delay":250000000}'),
+        (900.0, b'-NAK {"delay":900000000000}'),
+    ],
+)
+def test_a_nak_carries_its_delay_in_nanoseconds(delay: float, body: bytes) -> None:
+    assert nak_body(delay) == body
+
+
+async def test_an_answer_is_asked_again_until_it_is_confirmed() -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), nats.errors.NoRespondersError()])
+    server.answers.append(b"")
+    await Settler(server.client).confirm(REPLY, ACK)
+    assert server.requests == [(V1, b"+ACK", None)] * 3
+
+
+async def test_it_gives_up_with_an_error_that_says_so() -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError()])
+    with pytest.raises(ServerUnavailableError, match=r"\+TERM not confirmed"):
+        await Settler(server.client, give_up_after=0).confirm(REPLY, TERM)
+
+
+async def test_nothing_is_sent_while_disconnected() -> None:
+    server = FakeJetStream(is_connected=False)
+    with pytest.raises(ServerUnavailableError, match="not connected"):
+        await Settler(server.client, give_up_after=0).confirm(REPLY, ACK)
+    assert server.requests == []
+
+
+async def test_a_nak_is_not_repeated_once_the_lease_is_lost() -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError()])
+    with pytest.raises(ServerUnavailableError):
+        await Settler(server.client).confirm(REPLY, NAK, lost=lambda: True)
+    assert len(server.requests) == 1

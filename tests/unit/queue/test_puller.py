@@ -1,0 +1,298 @@
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import nats.errors
+import pytest
+
+from dialback.metrics.names import PullErrorKind
+from dialback.queue.puller import PullEvents, PullSettings
+from support.fake_jetstream import FakeJetStream, Pull, message
+from support.queue_rig import LIMIT, Taken, pulling
+
+QUICK = PullSettings(heartbeat=0.01)
+
+
+@dataclass
+class Seen:
+    """Pull events, to be awaited."""
+
+    failures: list[PullErrorKind] = field(default_factory=list[PullErrorKind])
+    pulled: int = 0
+    handed_back: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def events(self) -> PullEvents:
+        return PullEvents(pulled=self._pulled, failed=self._failed, handed_back=self._handed_back)
+
+    def _pulled(self) -> None:
+        self.pulled += 1
+        self.changed.set()
+
+    def _failed(self, kind: PullErrorKind) -> None:
+        self.failures.append(kind)
+        self.changed.set()
+
+    def _handed_back(self) -> None:
+        self.handed_back += 1
+        self.changed.set()
+
+    async def until_failures(self, count: int) -> None:
+        async with asyncio.timeout(LIMIT):
+            while len(self.failures) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def until_handed_back(self, count: int) -> None:
+        async with asyncio.timeout(LIMIT):
+            while self.handed_back < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+def on_linger(server: FakeJetStream) -> asyncio.Event:
+    """Set once all three lanes have a lingering pull."""
+    waiting = asyncio.Event()
+    lingering: list[str] = []
+
+    def note(pull: Pull) -> None:
+        if not pull.no_wait:
+            lingering.append(pull.lane)
+        if len(lingering) == 3:
+            waiting.set()
+
+    server.on_pull = note
+    return waiting
+
+
+async def test_a_pull_never_asks_for_more_than_the_free_slots() -> None:
+    server, taken = FakeJetStream(), Taken(slots=5)
+    asked: list[tuple[int, int]] = []
+    server.on_pull = lambda pull: asked.append((pull.batch, taken.free()))
+    for sequence in range(1, 41):
+        server.put("normal", sequence)
+    async with pulling(server.client, taken) as puller:
+        for count in range(5, 41):
+            await taken.until(count)
+            taken.busy -= 1
+            puller.slots_changed()
+        await taken.until(40)
+    assert (len(taken.messages), taken.refused) == (40, 0)
+    assert all(batch <= free for batch, free in asked)
+
+
+async def test_a_pull_asks_for_at_most_max_batch() -> None:
+    server, taken = FakeJetStream(), Taken(slots=100)
+    for sequence in range(1, 31):
+        server.put("high", sequence)
+    async with pulling(server.client, taken, settings=PullSettings(max_batch=8)):
+        await taken.until(30)
+    assert max(pull.batch for pull in server.pulls) == 8
+
+
+async def test_lanes_are_served_in_strict_order() -> None:
+    server, taken = FakeJetStream(), Taken(slots=1)
+    for lane in ("low", "normal", "high"):
+        for sequence in range(1, 4):
+            server.put(lane, sequence)
+    async with pulling(server.client, taken) as puller:
+        for count in range(1, 10):
+            await taken.until(count)
+            taken.busy -= 1
+            puller.slots_changed()
+    lanes = [info.consumer for _, info in taken.messages]
+    assert lanes == ["high"] * 3 + ["normal"] * 3 + ["low"] * 3
+
+
+@pytest.mark.parametrize("lane", ["high", "normal", "low"])
+async def test_a_message_that_comes_while_it_waits_is_taken(lane: str) -> None:
+    server, taken = FakeJetStream(), Taken(slots=2)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken):
+        await waiting.wait()
+        server.put(lane, 1)
+        await taken.until(1)
+    assert taken.tokens == ["r1"]
+
+
+async def test_a_waiting_pull_asks_for_one_message() -> None:
+    server, taken = FakeJetStream(), Taken(slots=16)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken):
+        await waiting.wait()
+    assert {pull.batch for pull in server.pulls if not pull.no_wait} == {1}
+
+
+async def test_a_message_too_many_is_handed_back_and_counted() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events):
+        await waiting.wait()
+        server.put("high", 1)
+        server.put("low", 2)
+        await taken.until(1)
+        await seen.until_handed_back(1)
+    assert [payload for _, payload in server.published] == [b"-NAK"]
+    assert taken.refused == 1
+
+
+async def test_a_message_that_comes_after_stop_is_handed_back() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=4), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        await waiting.wait()
+        puller.stop()
+        server.put("high", 1)
+        await seen.until_handed_back(1)
+    assert [payload for _, payload in server.published] == [b"-NAK"]
+    assert taken.messages == []
+
+
+async def test_without_a_free_slot_nothing_is_asked_for() -> None:
+    server, taken = FakeJetStream(), Taken(slots=1)
+    server.put("normal", 1)
+    server.put("normal", 2)
+    asked = asyncio.Event()
+    async with pulling(server.client, taken) as puller:
+        await taken.until(1)
+        before = len(server.pulls)
+        server.on_pull = lambda _: asked.set()
+        for _ in range(3):
+            puller.slots_changed()
+            await asyncio.sleep(0)
+        assert len(server.pulls) == before
+        taken.busy = 0
+        puller.slots_changed()
+        await taken.until(2)
+    assert asked.is_set()
+
+
+async def test_while_disconnected_nothing_is_asked_for() -> None:
+    server, taken, seen = FakeJetStream(is_connected=False), Taken(slots=1), Seen()
+    server.put("normal", 1)
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        for _ in range(3):
+            puller.slots_changed()
+            await asyncio.sleep(0)
+        assert server.pulls == []
+        server.is_connected = True
+        puller.reset()
+        await taken.until(1)
+    assert seen.failures == [PullErrorKind.RECONNECTED]
+
+
+@pytest.mark.parametrize("status", ["409", "503", "400"])
+async def test_a_strange_answer_to_a_probe_backs_off(
+    status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "dialback")
+    server, taken, seen = FakeJetStream(status=status), Taken(slots=1), Seen()
+    async with pulling(server.client, taken, events=seen.events):
+        await seen.until_failures(4)
+        server.status = None
+        server.put("normal", 1)
+        await taken.until(1)
+    assert set(seen.failures) == {PullErrorKind.STATUS}
+    records = [r for r in caplog.records if r.getMessage() == "pull failed, starting over"]
+    assert [r.levelname for r in records[:4]] == ["WARNING", "DEBUG", "DEBUG", "DEBUG"]
+    delays = [vars(r)["delay"] for r in records[:4]]
+    for failures, delay in enumerate(delays, start=1):
+        middle = min(1.0, 0.05 * 2**failures)
+        assert 0.5 * middle <= delay + 0.001
+        assert delay <= 1.5 * middle + 0.001
+    assert {vars(r)["reason"] for r in records} == {status}
+
+
+async def test_one_pull_is_one_failure_so_nothing_spins() -> None:
+    server, taken, seen = FakeJetStream(status="503"), Taken(slots=1), Seen()
+    async with pulling(server.client, taken, events=seen.events):
+        await seen.until_failures(4)
+        assert len(server.pulls) == 4
+
+
+async def test_a_strange_answer_to_a_waiting_pull_backs_off() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events):
+        await waiting.wait()
+        server.say(server.pulls[-1], "409")
+        await seen.until_failures(1)
+        server.put("normal", 1)
+        await taken.until(1)
+    assert seen.failures == [PullErrorKind.STATUS]
+
+
+async def test_an_expired_pull_is_no_failure() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    quick = PullSettings(expires=0.01)
+    async with pulling(server.client, taken, settings=quick, events=seen.events):
+        await waiting.wait()
+        server.say(server.pulls[-1], "408")
+        server.put("normal", 1)
+        await taken.until(1)
+    assert seen.failures == []
+
+
+async def test_a_heartbeat_counts_as_a_working_pull() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events):
+        await waiting.wait()
+        before = seen.pulled
+        seen.changed.clear()
+        server.say(server.pulls[-1], "100")
+        await seen.changed.wait()
+        assert seen.pulled == before + 1
+    assert seen.failures == []
+
+
+async def test_missing_heartbeats_start_over() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    async with pulling(server.client, taken, settings=QUICK, events=seen.events):
+        await seen.until_failures(1)
+        server.put("normal", 1)
+        await taken.until(1)
+    assert seen.failures == [PullErrorKind.MISSED_HEARTBEATS]
+
+
+async def test_an_unanswered_probe_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 0.01)
+    server, taken, seen = FakeJetStream(status=""), Taken(slots=1), Seen()
+    async with pulling(server.client, taken, events=seen.events):
+        await seen.until_failures(1)
+        server.status = None
+        server.put("normal", 1)
+        await taken.until(1)
+    assert set(seen.failures) == {PullErrorKind.MISSED_HEARTBEATS}
+
+
+async def test_an_error_of_the_client_starts_over() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+
+    def fail(_: Pull) -> None:
+        server.on_pull = lambda _: None
+        raise nats.errors.OutboundBufferLimitError
+
+    server.on_pull = fail
+    server.put("normal", 1)
+    async with pulling(server.client, taken, events=seen.events):
+        await taken.until(1)
+    assert seen.failures == [PullErrorKind.STATUS]
+
+
+async def test_a_status_of_a_dropped_inbox_is_ignored() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        await waiting.wait()
+        old = server.pulls[-1]
+        waiting = on_linger(server)
+        puller.reset()
+        await waiting.wait()
+        server.say(old, "409")
+        server.deliver(server.pulls[-1].reply, message("_INBOX.elsewhere", headers=None))
+        server.put("normal", 1)
+        await taken.until(1)
+    assert seen.failures == [PullErrorKind.RECONNECTED]
