@@ -4,19 +4,17 @@ The seam to the composition roots and the CLI: they hold a :class:`QueueClient` 
 nothing of nats-py.
 """
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 
 from nats.aio.client import Client
 
 from dialback.queue.api import JetStreamApi
-from dialback.queue.connection import ConnectionEvents, ServerAddress, connect
+from dialback.queue.connection import ConnectionEvents, ServerAddress, close, connect
 from dialback.queue.delivery import Settler
 from dialback.queue.publisher import Publisher
 
 _DEFAULT_PORT: Final = 4222
-_CLOSE_TIMEOUT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,4 @@ class QueueClient:
 
     async def close(self) -> None:
         """Flush and close; never raises for a server that is gone."""
-        try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await self.connection.close()
-        except TimeoutError:
-            return
+        await close(self.connection)

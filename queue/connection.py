@@ -10,8 +10,7 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ _RECONNECT_WAIT: Final = 0.5  # seconds, plus jitter
 _PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
 _ONE_TRY: Final[dict[str, Any]] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 _PENDING_BYTES: Final = 8 * 1024 * 1024
+_CLOSE_TIMEOUT: Final = 5.0
 _DISCARD_TIMEOUT: Final = 0.5
 
 
@@ -122,15 +122,29 @@ async def connect(
     return client
 
 
+async def close(client: Client) -> None:
+    """Close for good; never raises for a server that is gone."""
+    await _finish(client.close(), _CLOSE_TIMEOUT)
+
+
 async def _discard(client: Client) -> None:
     """Close what a failed connect left open, without the callbacks of a closed connection."""
-    if not (client.is_connected or client.is_connecting):
-        return
-    with suppress(TimeoutError):  # after a failed TLS handshake it would wait for ever
-        async with asyncio.timeout(_DISCARD_TIMEOUT):
-            await client._close(  # pyright: ignore[reportPrivateUsage]
-                Client.CLOSED, do_cbs=False
-            )
+    if client.is_connected or client.is_connecting:
+        closing = client._close(  # pyright: ignore[reportPrivateUsage]
+            Client.CLOSED, do_cbs=False
+        )
+        await _finish(closing, _DISCARD_TIMEOUT)
+
+
+async def _finish(closing: Coroutine[Any, Any, None], within: float) -> None:
+    """Await nats-py's close in a task of its own.
+
+    It ends with CancelledError while it reconnects, and never after a failed TLS handshake.
+    """
+    task = asyncio.create_task(closing, name="close-nats")
+    await asyncio.wait((task,), timeout=within)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _probe(server: ServerAddress, options: dict[str, Any], within: float) -> None:

@@ -21,7 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from dialback.errors import DialbackError
-from dialback.queue.connection import ServerAddress, connect
+from dialback.queue.connection import ServerAddress, close, connect
 from dialback.queue.delivery import IN_PROGRESS
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class LeaseKeeper:
         finally:
             for task in renewals:
                 task.cancel()
-            await client.close()
+            await close(client)
 
     async def _renew(self, client: Client, lease: Lease) -> None:
         now = time.monotonic()

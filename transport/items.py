@@ -6,7 +6,6 @@ value: one encoder call and one join for each item. No I/O.
 Source: protocol sections 3 and 6.3 to 6.5.
 """
 
-import dataclasses
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +22,15 @@ _MSGPACK_CLOSE: Final = b"\xaecomplete_final\xc2"
 
 
 def _to_builtin(value: object) -> object:
-    """Turn a pydantic model (duck-typed, no import) or a msgspec struct into a dict."""
+    """Turn a pydantic model (duck-typed, no import) or a msgspec struct into a dict.
+
+    Dataclasses are written by both encoders themselves.
+    """
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return dump(mode="json")
     if isinstance(value, msgspec.Struct):
         return msgspec.to_builtins(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
     raise TypeError(f"a {type(value).__name__} cannot be serialised")
 
 

@@ -118,7 +118,9 @@ async def test_a_forbidden_subject_is_logged_as_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tmp_path / "server.conf"
-    config.write_text('authorization { user: me, password: right, permissions: { publish: "ok" } }')
+    config.write_text(
+        "authorization { users: [{ user: me, password: right, permissions: { publish: ok } }] }"
+    )
     async with EmbeddedServer(arguments=["-c", str(config)]) as server:
         address = ServerAddress(url=server.url, user="me", password=RIGHT)
         client = await connect(address, name="t", role="tests")

@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from dialback.queue.connection import ConnectionEvents, ServerAddress
 from dialback.queue.delivery import ACK, NAK, TERM, Settler, nak_body
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
+from support.eventually import eventually
 from support.queue_rig import LIMIT, lane_state, nothing_left, provision, put, stored, take
 
 pytestmark = pytest.mark.integration
@@ -57,31 +59,43 @@ async def test_a_message_whose_consumer_is_gone_is_never_confirmed(
 
 @pytest.mark.parametrize(("body", "left"), [(ACK, 0), (TERM, 0), (NAK, 1)])
 async def test_an_answer_waits_for_the_server_to_come_back(
-    own_server: EmbeddedServer, endpoint: Endpoint, body: bytes, left: int
+    tmp_path: Path, endpoint: Endpoint, body: bytes, left: int
 ) -> None:
     gone = asyncio.Event()
-    client = await QueueClient.open(
-        ServerAddress(url=own_server.url),
-        name="t",
-        role="tests",
-        events=ConnectionEvents(disconnected=gone.set),
-    )
-    await provision(client, endpoint)
-    await put(client, endpoint, "r1")
-    message, _ = await take(client, endpoint)
-    await own_server.kill()
-    await gone.wait()
-    confirming = asyncio.create_task(client.settler.confirm(message, body))
-    await own_server.start()
-    async with asyncio.timeout(LIMIT):
-        await confirming
-    assert await stored(client, endpoint.stream) == left
-    if left:
-        again, info = await take(client, endpoint)
-        assert info.number == 2  # one NAK, however often it was tried
-        await client.settler.confirm(again, ACK)
-    await nothing_left(client, endpoint)
-    await client.close()
+    async with EmbeddedServer(store=tmp_path) as server:
+        client = await QueueClient.open(
+            ServerAddress(url=server.url),
+            name="t",
+            role="tests",
+            events=ConnectionEvents(disconnected=gone.set),
+        )
+        await provision(client, endpoint)
+        await put(client, endpoint, "r1")
+        message, _ = await take(client, endpoint)
+        await delivery_written(tmp_path)
+        await server.kill()
+        await gone.wait()
+        confirming = asyncio.create_task(client.settler.confirm(message, body))
+        await server.start()
+        async with asyncio.timeout(LIMIT):
+            await confirming
+        assert await stored(client, endpoint.stream) == left
+        if left:
+            again, info = await take(client, endpoint)
+            assert info.number == 2  # one NAK, however often it was tried
+            await client.settler.confirm(again, ACK)
+        await nothing_left(client, endpoint)
+        await client.close()
+
+
+async def delivery_written(store: Path) -> None:
+    """Wait until a delivery is on disk: nats-server forgets it if killed before."""
+
+    async def size() -> int:
+        (state,) = await asyncio.to_thread(lambda: list(store.rglob("obs/normal/o.dat")))
+        return (await asyncio.to_thread(state.stat)).st_size
+
+    await eventually(size, lambda found: found > 8)
 
 
 async def test_without_a_server_it_gives_up(own_server: EmbeddedServer, endpoint: Endpoint) -> None:
