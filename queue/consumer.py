@@ -38,6 +38,7 @@ from dialback.queue.policy import (
     Nak,
     RetryPolicy,
     disposition_for,
+    retry_delay,
 )
 from dialback.queue.puller import Puller, PullEvents, PullSettings
 
@@ -45,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _JITTER: Final = 0.2
-_DEAD_LETTER_RETRY: Final = 5.0  # seconds until a letter that could not be stored is tried again
 
 
 @dataclass(slots=True)
@@ -221,7 +221,7 @@ class Consumer:
                 "dead letter could not be stored; trying again later",
                 extra=self._facts(work, ending) | {"reason": str(error)},
             )
-            await self._hand_back(work, _DEAD_LETTER_RETRY)
+            await self._hand_back(work, retry_delay(work.delivery.number, self._policy))
             return DeliveryEnd.RETRIED
         await self._settler.confirm(work.message, TERM + b" " + ending.outcome.encode())
         return DeliveryEnd.SETTLED

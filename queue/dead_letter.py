@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from dialback.errors import NotFoundError
+from dialback.errors import NotFoundError, PayloadTooLargeError
 from dialback.outcomes import Delivery, Finished
 from dialback.queue.api import JetStreamApi, WrongLastSequenceError
 from dialback.queue.publisher import EXPECTED_SUBJECT_SEQUENCE_HEADER, Publisher
@@ -36,6 +36,7 @@ HISTORY: Final = "Dialback-History"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # others cannot be published
 _MAX_TEXT: Final = 1024
+_MAX_BARE_REASON: Final = 200
 _MAX_ROUNDS: Final = 5
 
 
@@ -80,6 +81,15 @@ class DeadLetterRecord:
         """Which message this was: tells a retried dead letter from another one's."""
         delivery = self.delivery
         return f"{delivery.stream}:{delivery.sequence}:{delivery.published_ns}"
+
+    def bare_headers(self) -> dict[str, str]:
+        """Return the least a letter needs: for a payload that leaves no room for more."""
+        return {
+            OUTCOME: self.outcome,
+            REASON: header_text(self.reason)[:_MAX_BARE_REASON],
+            ORIGIN: self.origin,
+            ORIGIN_SUBJECT: self.delivery.subject,
+        }
 
     def headers(self) -> dict[str, str]:
         """Return the letter's headers: the original's, and ours."""
@@ -145,8 +155,13 @@ class DeadLetters:
         Raises:
             QueueError: If it could not be stored; then the original must stay.
         """
+        try:
+            await self._write(record, record.headers())
+        except PayloadTooLargeError:  # the headers count: the original was just under the limit
+            await self._write(record, record.bare_headers())
+
+    async def _write(self, record: DeadLetterRecord, headers: dict[str, str]) -> None:
         subject = self._endpoint.dead_subject(subject_token(record.request_id))
-        headers = record.headers()
         expected = 0
         for _ in range(_MAX_ROUNDS):
             headers[EXPECTED_SUBJECT_SEQUENCE_HEADER] = str(expected)

@@ -87,7 +87,7 @@ def disposition_for(
         case HandedBack():
             return Nak(0.0, retry=False)
         case Finished(outcome=Outcome.REQUESTER_UNREACHABLE) if number < policy.max_attempts:
-            return Nak(_delay(number, policy) * jitter(), retry=True)
+            return Nak(retry_delay(number, policy) * jitter(), retry=True)
         case Finished(outcome=Outcome.REQUESTER_GONE) if policy.discard_gone:
             return Ack()
         case Finished(outcome=outcome):
@@ -95,6 +95,7 @@ def disposition_for(
     assert_never(ending)
 
 
-def _delay(number: int, policy: RetryPolicy) -> float:
+def retry_delay(number: int, policy: RetryPolicy) -> float:
+    """Return the seconds to wait after delivery ``number``, before jitter."""
     doublings = min(number - 1, _MAX_DOUBLINGS)
     return min(policy.max_retry_delay, policy.retry_delay * 2.0**doublings)

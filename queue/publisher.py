@@ -5,7 +5,7 @@ A publish is retried with the same message id while its fate is unknown, so it i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import nats.errors
@@ -34,11 +34,13 @@ class PubAck:
         stream: Stream that stored the message.
         sequence: Its sequence there.
         duplicate: True if a message of the same id was there already and nothing was stored.
+        attempts: Publishes it took; a duplicate after the first is our own message.
     """
 
     stream: str
     sequence: int
     duplicate: bool
+    attempts: int = 1
 
 
 class Publisher:
@@ -59,7 +61,13 @@ class Publisher:
         self._give_up_after = give_up_after
 
     async def publish(
-        self, subject: str, payload: bytes, headers: Mapping[str, str], *, retry: bool = True
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str],
+        *,
+        retry: bool = True,
+        room: int = 0,
     ) -> PubAck:
         """Publish and await the PubAck.
 
@@ -68,6 +76,7 @@ class Publisher:
             payload: The message's bytes.
             headers: Its headers; with :data:`MESSAGE_ID_HEADER` a retry cannot store twice.
             retry: Try again while the server does not answer.
+            room: Bytes of the server's max_payload to leave free.
 
         Raises:
             StreamMissingError: If no stream takes the subject.
@@ -84,13 +93,14 @@ class Publisher:
         )
         async for attempt in retrying:
             with attempt:
-                return await self._publish_once(subject, payload, headers)
+                ack = await self._publish_once(subject, payload, headers, room)
+                return replace(ack, attempts=attempt.retry_state.attempt_number)
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _publish_once(
-        self, subject: str, payload: bytes, headers: Mapping[str, str]
+        self, subject: str, payload: bytes, headers: Mapping[str, str], room: int
     ) -> PubAck:
-        limit = self._client.max_payload
+        limit = self._client.max_payload - room
         if len(payload) + _header_size(headers) > limit:  # the server would hang up
             raise PayloadTooLargeError(len(payload), limit)
         if not self._client.is_connected:

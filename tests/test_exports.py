@@ -9,6 +9,7 @@ def test_public_names() -> None:
         "Context",
         "DeadlineExceededError",
         "DialbackError",
+        "DuplicateRequestError",
         "EndState",
         "Engine",
         "EngineRefusedError",

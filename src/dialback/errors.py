@@ -21,6 +21,7 @@
         QueueFullError                the stream refuses more messages
         PayloadTooLargeError          size, limit
         ConfigMismatchError           a stream or consumer differs from what is needed
+        DuplicateRequestError         the request id was used a moment ago
         PermissionDeniedError         NATS refuses this user
         NotFoundError                 no such message or dead letter
       RequestError                    what a caller's stream raises
@@ -228,6 +229,10 @@ class PayloadTooLargeError(QueueError):
         )
         self.size = size
         self.limit = limit
+
+
+class DuplicateRequestError(QueueError):
+    """The stream has seen this request id within its duplicate window; nothing was stored."""
 
 
 class ConfigMismatchError(QueueError):

@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from dialback.errors import (
     DeadlineExceededError,
     DialbackError,
+    DuplicateRequestError,
     PayloadTooLargeError,
     QueueError,
     RequestTimeoutError,
@@ -57,6 +58,7 @@ DEFAULT_TIMEOUT: Final = 60.0
 DEFAULT_DEADLINE: Final = 600.0
 """Seconds for the whole stream."""
 _NS: Final = 1_000_000_000
+_ROOM_FOR_DEAD_LETTER: Final = 1024  # bytes; a dead letter carries more headers than its request
 
 
 class ResponseStream:
@@ -106,6 +108,7 @@ class ResponseStream:
             StreamMissingError: If no worker has ever created the endpoint's queue.
             QueueFullError: If the queue refuses more requests.
             PayloadTooLargeError: If the request is too large for the server.
+            DuplicateRequestError: If its id was used within the last 10 minutes.
             ServerUnavailableError: If the server does not acknowledge in time.
         """
         self._start_timers()
@@ -339,9 +342,17 @@ class Requester:
         """Publish a prepared request; used by :class:`ResponseStream`."""
         client, _ = self._started()
         try:
-            return await client.publisher.publish(request.subject, request.payload, request.headers)
+            ack = await client.publisher.publish(
+                request.subject, request.payload, request.headers, room=_ROOM_FOR_DEAD_LETTER
+            )
         except StreamMissingError as error:
             raise stream_missing(request.endpoint) from error
+        if ack.duplicate and ack.attempts == 1:
+            raise DuplicateRequestError(
+                f"request id {request.request_id!r} was used within the last 10 minutes:"
+                " nothing was stored. Use another id, or none"
+            )
+        return ack
 
     async def withdraw(self, ack: PubAck) -> None:
         """Remove a request that no worker serves; best effort, its headers expire it anyway."""

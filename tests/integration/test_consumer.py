@@ -188,9 +188,8 @@ async def test_an_unreachable_requester_is_tried_max_attempts_times(rig: Rig) ->
 
 
 async def test_a_letter_that_cannot_be_stored_keeps_the_message(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
-    monkeypatch.setattr("dialback.queue.consumer._DEAD_LETTER_RETRY", 0.05)
     rig.handle = always(Outcome.INVALID)
     await rig.client.api.request(f"STREAM.DELETE.{rig.endpoint.dead_stream}")
     await put(rig.client, rig.endpoint, "r1")

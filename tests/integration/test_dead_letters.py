@@ -126,3 +126,28 @@ async def test_without_its_stream_a_letter_is_an_error(
     await queue_client.api.request(f"STREAM.DELETE.{endpoint.dead_stream}")
     with pytest.raises(StreamMissingError):
         await letters.write(record(1))
+
+
+async def test_a_payload_that_leaves_no_room_for_all_headers_gets_the_least_of_them(
+    queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    await provision(queue_client, endpoint)
+    delivery = Delivery(
+        payload=b"x" * (1024 * 1024 - 900),
+        headers={"traceparent": "t" * 500},
+        subject=endpoint.request_subject(Lane.NORMAL, "big"),
+        stream=endpoint.stream,
+        sequence=1,
+    )
+    record = DeadLetterRecord(
+        request_id="big", outcome="invalid", reason="r" * 1000, delivery=delivery, worker="w"
+    )
+    for _ in range(2):  # again after a crash: still one letter
+        await DeadLetters(queue_client.api, queue_client.publisher, endpoint).write(record)
+    letter = await queue_client.api.get_last(endpoint.dead_stream, endpoint.dead_subject("big"))
+    assert letter.payload == delivery.payload
+    assert letter.headers["Dialback-Outcome"] == "invalid"
+    assert letter.headers["Dialback-Reason"] == "r" * 200
+    assert "traceparent" not in letter.headers
+    info = await queue_client.api.stream_info(endpoint.dead_stream)
+    assert info["state"]["messages"] == 1

@@ -12,6 +12,7 @@ from dialback import (
     Context,
     DeadlineExceededError,
     DialbackError,
+    DuplicateRequestError,
     EndState,
     PayloadTooLargeError,
     QueueFullError,
@@ -161,7 +162,18 @@ async def test_a_request_over_max_payload_is_refused_before_it_is_sent(
             await requester.generate(str(queue), {"big": "x" * 1_100_000}).__aenter__()
         with pytest.raises(PayloadTooLargeError):
             requester.generate(str(queue), {}, metadata={"big": "x" * 140_000})
-    assert caught.value.limit == 1024 * 1024
+    assert caught.value.limit == 1024 * 1024 - 1024
+
+
+async def test_a_request_id_that_was_used_a_moment_ago_is_refused(
+    settings: Settings, queue: Endpoint, queue_client: QueueClient
+) -> None:
+    async with Requester(settings) as requester:
+        async with requester.generate(str(queue), {}, request_id="same"):
+            with pytest.raises(DuplicateRequestError, match="'same' was used"):
+                await requester.generate(str(queue), {}, request_id="same").__aenter__()
+            info = await queue_client.api.stream_info(queue.stream)
+    assert info["state"]["messages"] == 1
 
 
 async def test_no_first_item_in_time_is_an_error_and_the_request_is_withdrawn(

@@ -334,7 +334,7 @@ async def test_a_letter_that_cannot_be_stored_leaves_the_message_for_later(
 ) -> None:
     bench.letters.failing = True
     await bench.one(finished(Outcome.INVALID))
-    assert bench.settler.bodies == [b'-NAK {"delay":5000000000}']
+    assert bench.settler.bodies == [b'-NAK {"delay":2000000000}']
     assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.RETRIED: 1}, {})
     assert bench.counted("dialback_dead_letters_total", reason="invalid") == 0
     assert "dead letter could not be stored; trying again later" in caplog.messages
