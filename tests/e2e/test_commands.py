@@ -1,10 +1,12 @@
 """The commands as a user runs them: processes of their own, exit codes, Ctrl-C."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
@@ -162,3 +164,34 @@ async def test_submit_to_an_endpoint_without_a_queue_says_how_to_get_one(
     ended = await _run("submit", str(endpoint), "{}", server=nats_server.url)
     assert ended.code == 3
     assert f"dialback worker run ENGINE --endpoint {endpoint}" in ended.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_demo_that_is_interrupted_leaves_no_process_behind(
+    number: signal.Signals, code: int
+) -> None:
+    process = await _start("demo")
+    assert process.stdout is not None
+    lines = [await process.stdout.readline() for _ in range(4)]
+    assert b"two workers serve" in lines[1]
+    before = _children_of(process.pid)
+    process.send_signal(number)
+    ended = await _end(process)
+    assert len(before) == 3, "a server and two workers"
+    assert _running(before) == []
+    assert ended.code == code
+    assert "Traceback" not in ended.err
+
+
+def _running(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def _children_of(parent: int) -> list[int]:
+    children: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                children.append(int(stat.parent.name))
+    return children

@@ -4,6 +4,7 @@ Exit codes are documented in docs/cli.md and tested: they are an interface.
 """
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any, Final, TypeVar
@@ -39,6 +40,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 75
     DENIED = 77
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
@@ -76,9 +78,39 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
     """
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(work)
+            return runner.run(_until_terminated(work))
     except DialbackError as error:
         print_error(str(error))
         raise typer.Exit(exit_code_for(error)) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(ExitCode.INTERRUPTED) from error
+    except _TerminatedError as error:
+        raise typer.Exit(ExitCode.TERMINATED) from error
+
+
+class _TerminatedError(Exception):
+    """SIGTERM ended the command; what it had opened is closed."""
+
+
+async def _until_terminated(work: Coroutine[Any, Any, _T]) -> _T:
+    """Let SIGTERM cancel the work, so that its servers and child processes end too.
+
+    A worker puts its own handler in place of this one.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    terminated = False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        if task is not None:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if terminated:
+            raise _TerminatedError from None
+        raise
