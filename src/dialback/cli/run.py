@@ -5,6 +5,7 @@ Exit codes are documented in docs/cli.md and tested: they are an interface.
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
 from typing import Any, Final, TypeVar
@@ -107,7 +108,8 @@ async def _until_terminated(work: Coroutine[Any, Any, _T]) -> _T:
         if task is not None:
             task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)
+    if threading.current_thread() is threading.main_thread():  # no other may have handlers
+        loop.add_signal_handler(signal.SIGTERM, terminate)
     try:
         return await work
     except asyncio.CancelledError:
