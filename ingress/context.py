@@ -9,12 +9,13 @@ Source: protocol section 11, overview section 2.
 import asyncio
 import re
 import secrets
+import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
-from typing import Final
+from typing import Final, Protocol
 
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class _State(IntEnum):
@@ -23,22 +24,37 @@ class _State(IntEnum):
     KILLED = 2
 
 
+class Cancellable(Protocol):
+    """What a context passes its stop and kill on to: another context, a stream it asked for."""
+
+    def stop_generating(self) -> None:
+        """Finish early."""
+
+    def kill(self) -> None:
+        """End at once."""
+
+
 class Context:
-    """One request's context."""
+    """One request's context.
+
+    The constructor's first two parameters are those of Dynamo's binding.
+    """
 
     def __init__(
         self,
-        request_id: str,
-        *,
+        id: str | None = None,  # noqa: A002 -- Dynamo's name
         metadata: Mapping[str, str] | None = None,
+        *,
         headers: Mapping[str, str] | None = None,
         deadline: datetime | None = None,
         delivery: int = 1,
         lane: str = "normal",
     ) -> None:
-        self._id = request_id
+        """Make a live context; ``id`` is a new UUID by default."""
+        self._id = id or str(uuid.uuid4())
         self._state = _State.LIVE
-        self._changed = asyncio.Event()
+        self._children: list[Cancellable] = []
+        self._waiting: set[asyncio.Future[bool]] = set()
         self._metadata = dict(metadata or {})
         self._headers = dict(headers or {})
         self._deadline = deadline
@@ -47,6 +63,7 @@ class Context:
         found = _TRACEPARENT.fullmatch(self._headers.get("traceparent", ""))
         self._trace_id: str | None = found[1] if found else None
         self._parent_span_id: str | None = found[2] if found else None
+        self._trace_flags: str | None = found[3] if found else None
         self._span_id = secrets.token_hex(8) if found else None
 
     # --- as in Dynamo's binding -------------------------------------------------------
@@ -71,26 +88,49 @@ class Context:
         """Say that nothing more is wanted."""
         self._raise_to(_State.KILLED)
 
-    async def async_killed_or_stopped(self) -> bool:
-        """Wait until the request is stopped or killed; return True."""
-        await self._changed.wait()
-        return True
+    def async_killed_or_stopped(self) -> "asyncio.Future[bool]":
+        """Return a future that is True once the request is stopped or killed.
 
-    def detached(self, request_id: str) -> "Context":
+        Each call gives a future of its own: cancelling one is nobody else's business.
+        """
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self.is_stopped():
+            future.set_result(True)
+        else:
+            self._waiting.add(future)
+            future.add_done_callback(self._waiting.discard)
+        return future
+
+    def detached(self, id: str) -> "Context":  # noqa: A002 -- Dynamo's name
         """Return a context of its own under another id: same metadata, no stop and no kill."""
         return Context(
-            request_id,
-            metadata=self._metadata,
+            id,
+            self._metadata,
             headers=self._headers,
             deadline=self._deadline,
             delivery=self._delivery,
             lane=self._lane,
         )
 
+    def notify_first_token(self) -> None:
+        """Do nothing: dialback defers no abort to the first token, as Dynamo's engines may."""
+
+    def trace_headers(self) -> dict[str, str] | None:
+        """Return W3C trace headers for what the engine calls; ``None`` if it is not traced."""
+        if self._trace_id is None:
+            return None
+        traced = {"traceparent": f"00-{self._trace_id}-{self._span_id}-{self._trace_flags}"}
+        passed_on = ("tracestate", "x-request-id", "request-id")
+        return traced | {name: self._headers[name] for name in passed_on if name in self._headers}
+
     @property
     def metadata(self) -> dict[str, str]:
-        """The control message's string map; the engine may change its copy."""
+        """The control message's string map; the engine may change or replace its copy."""
         return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Mapping[str, str]) -> None:
+        self._metadata = dict(metadata)
 
     @property
     def trace_id(self) -> str | None:
@@ -106,6 +146,22 @@ class Context:
     def parent_span_id(self) -> str | None:
         """Span id of the sender, if it is traced."""
         return self._parent_span_id
+
+    # --- children ---------------------------------------------------------------------
+
+    def link_child(self, child: "Cancellable") -> None:
+        """Pass a stop or kill of this context on to ``child``, a past one at once.
+
+        Children hear it first, in the order they were linked. Linking twice changes nothing.
+        """
+        if child not in self._children:
+            self._children.append(child)
+        _pass_on(self._state, child)
+
+    def unlink_child(self, child: "Cancellable") -> None:
+        """The child has ended: it need not hear any more."""
+        if child in self._children:
+            self._children.remove(child)
 
     # --- dialback's own ---------------------------------------------------------------
 
@@ -130,5 +186,18 @@ class Context:
         return self._lane
 
     def _raise_to(self, state: _State) -> None:
-        self._state = max(self._state, state)
-        self._changed.set()
+        if state <= self._state:
+            return
+        for child in tuple(self._children):
+            _pass_on(state, child)
+        self._state = state
+        for future in tuple(self._waiting):
+            if not future.done():
+                future.set_result(True)
+
+
+def _pass_on(state: _State, child: Cancellable) -> None:
+    if state is _State.STOPPED:
+        child.stop_generating()
+    elif state is _State.KILLED:
+        child.kill()

@@ -16,8 +16,11 @@ from dialback.errors import (
     CallHomeForbiddenError,
     DeserializationError,
     DialError,
+    InvalidArgument,
     ProtocolError,
     PublishError,
+    ResponseTimeout,
+    Unknown,
 )
 from dialback.ingress.engine import Engine
 from dialback.ingress.exchange import Exchange, ExchangeTools, IngressSettings, Progress
@@ -148,7 +151,7 @@ class Ingress:
 
     async def _reject(self, delivery: Delivery, rejection: Rejection) -> Finished:
         self._metrics.count_error(rejection.error_type)
-        error = backend_error("InvalidArgument", rejection.reason)
+        error = backend_error(InvalidArgument, rejection.reason)
         told = await self._answer(delivery, rejection.call_home, error)
         return Finished(
             outcome=rejection.outcome,
@@ -165,10 +168,10 @@ class Ingress:
         """Say why a request that could be served is not."""
         if parsed.expired(self._now_ns()):
             reason = "the request's deadline passed while it was queued"
-            return Outcome.EXPIRED, backend_error("ResponseTimeout", reason)
+            return Outcome.EXPIRED, backend_error(ResponseTimeout, reason)
         if delivery.number > self._tools.settings.max_deliveries:
             reason = f"given up: delivered {delivery.number - 1} times, and no worker ended it"
-            return Outcome.POISON, backend_error("Unknown", reason)
+            return Outcome.POISON, backend_error(Unknown, reason)
         return None
 
     async def _give_up(

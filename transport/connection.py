@@ -227,6 +227,10 @@ class FrameConnection(asyncio.Protocol):
 
     # --- reading ----------------------------------------------------------------------
 
+    def allow(self, limits: FrameLimits) -> None:
+        """Accept frames of other sizes from now on: the peer has shown who it is."""
+        self._decoder.allow(limits)
+
     def pause_reading(self) -> None:
         """Stop reading: TCP holds the peer back."""
         if self._transport is not None and self.open:

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from dialback.errors import (
     DialbackError,
-    EngineRefusedError,
     ProtocolError,
     PublishError,
     ResponseError,
     StreamInterrupted,
 )
 from dialback.transport.connection import FrameConnection
+from dialback.transport.dynamo_errors import read_error, read_refusal
 from dialback.transport.messages import (
     Annotated,
     DynamoError,
@@ -34,11 +34,14 @@ from dialback.transport.response_stream import (
     RequesterEvent,
     end_state,
 )
-from dialback.transport.two_part import FrameLimits, TwoPartMessage
+from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
 
 MAX_BUFFERED_ITEMS: Final = 64
 """Items waiting for the caller before the worker is held back; Dynamo's channel size."""
+MAX_BUFFERED_BYTES: Final = 1024 * 1024
+"""Their bytes: large items are held back sooner, whatever their number."""
 _CLOSE_TIMEOUT: Final = 10.0  # seconds from the final to the worker's sentinel
+_HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
 
 
 class ResponseReceiver:
@@ -63,7 +66,8 @@ class ResponseReceiver:
         self._codec = codec
         self._on_settled = on_settled
         self._received = 0
-        self._buffer: deque[Any] = deque()
+        self._buffer: deque[tuple[Any, int]] = deque()
+        self._buffered_bytes = 0
         self._error: DialbackError | None = None
         self._current: IncomingConnection | None = None
         self._stopped = False
@@ -102,8 +106,9 @@ class ResponseReceiver:
                 await self._waiter
             finally:
                 self._waiter = None
-        item = self._buffer.popleft()
-        if self._held_back and len(self._buffer) <= MAX_BUFFERED_ITEMS // 2:
+        item, size = self._buffer.popleft()
+        self._buffered_bytes -= size
+        if self._held_back and self._has_room():
             self._hold_back(False)
         if isinstance(item, ResponseError):
             raise item
@@ -148,7 +153,7 @@ class ResponseReceiver:
 
     def refuse(self, prologue: ResponseStreamPrologue) -> None:
         """The engine refused the request."""
-        self._error = EngineRefusedError(prologue.error or "refused without a reason")
+        self._error = read_refusal(prologue)
         self._finish(EndState.BROKEN)
 
     def receive_body(self, body: bytes) -> bool:
@@ -156,12 +161,12 @@ class ResponseReceiver:
         try:
             wrapper = decode_item(body, self._codec)
         except ProtocolError as error:
-            self._put(ResponseError("Unknown", str(error)))
+            self._put(ResponseError("Unknown", str(error)), len(body))
             return False
         if wrapper.data is not None:
-            self._put(_item_of(wrapper.data))
+            self._put(_item_of(wrapper.data), len(body))
         elif not wrapper.complete_final:
-            self._put(ResponseError("Unknown", "empty response received"))
+            self._put(ResponseError("Unknown", "empty response received"), len(body))
         if wrapper.complete_final:
             self._finish(end_state(final_seen=True, cancelled=False))
         return wrapper.complete_final
@@ -188,15 +193,25 @@ class ResponseReceiver:
             self._error = StreamInterrupted(self._received, why)
         self._finish(state)
 
-    def _put(self, item: object) -> None:
+    def _put(self, item: object, size: int) -> None:
         first = self._received == 0
         self._received += 1
-        self._buffer.append(item)
-        if len(self._buffer) >= MAX_BUFFERED_ITEMS and not self._held_back:
+        self._buffer.append((item, size))
+        self._buffered_bytes += size
+        if not self._held_back and self._is_full():
             self._hold_back(True)
         self._wake()
         if first:
             self._on_settled(self)
+
+    def _is_full(self) -> bool:
+        items, size = len(self._buffer), self._buffered_bytes
+        return items >= MAX_BUFFERED_ITEMS or size >= MAX_BUFFERED_BYTES
+
+    def _has_room(self) -> bool:
+        """Whether enough was taken to read on; half, so that reading does not flutter."""
+        items, size = len(self._buffer), self._buffered_bytes
+        return items <= MAX_BUFFERED_ITEMS // 2 and size <= MAX_BUFFERED_BYTES // 2
 
     def _finish(self, state: EndState) -> None:
         self.end = state
@@ -233,7 +248,9 @@ class IncomingConnection:
         self._on_closed = on_closed
         self._end = RequesterEnd()
         self._receiver: ResponseReceiver | None = None
-        self.connection = FrameConnection(self, limits=limits)
+        self._limits = limits
+        # 64 KiB for whoever may connect; large items only from a worker that was asked for.
+        self.connection = FrameConnection(self, limits=_HANDSHAKE_LIMITS)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(handshake_timeout, self.connection.reset)
 
@@ -264,6 +281,7 @@ class IncomingConnection:
         if self._receiver is None:
             self.connection.reset()
         else:
+            self.connection.allow(self._limits)
             self._receiver.attach(self)
 
     def _item(self, body: bytes, receiver: ResponseReceiver) -> None:
@@ -337,7 +355,4 @@ def _item_of(annotated: Annotated) -> object:
 
 def _response_error(annotated: Annotated) -> ResponseError:
     comments = ", ".join(annotated.comment or ()) or "unknown error"
-    error = annotated.error or DynamoError(error_type="Unknown", message=comments)
-    return ResponseError(
-        error.kind, error.message, error_class=error.error_class, reason=error.reason
-    )
+    return read_error(annotated.error or DynamoError(error_type="Unknown", message=comments))

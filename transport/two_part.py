@@ -101,6 +101,10 @@ class TwoPartDecoder:
         self._start = 0
         self._error: ProtocolError | None = None
 
+    def allow(self, limits: FrameLimits) -> None:
+        """Accept frames of other sizes from now on."""
+        self._limits = limits
+
     @property
     def buffered(self) -> int:
         """Bytes received and not yet returned: 0 between two frames."""

@@ -29,6 +29,10 @@
         DeadlineExceededError         the stream took longer than its deadline (TimeoutError)
         EngineRefusedError            error prologue
         ResponseError                 an error item
+          EngineError                 one whose type is known; engines raise these:
+            Unknown  InvalidArgument  CannotConnect  Disconnected  ConnectionTimeout
+            ResponseTimeout  Cancelled  EngineShutdown  StreamIncomplete
+            Unavailable  ResourceExhausted
         StreamInterrupted             the stream ended before its final
 
 ``retryable`` says whether trying again can help, ``error_type`` which of Dynamo's
@@ -299,6 +303,135 @@ class ResponseError(RequestError):
         self.message = message
         self.error_class = error_class
         self.reason = reason
+
+
+class EngineError(ResponseError):
+    """What an engine raises to say what kind of error it is; the caller's stream raises it too.
+
+    Raised while the engine is iterated it becomes an error item with this type, class and
+    reason; raised by calling the engine, a refusal that carries them. The names are Dynamo's
+    (protocol sections 10.3 to 10.5), which its callers act upon.
+
+    Attributes:
+        name: Dynamo's name of the type.
+        backend: Whether the type is a ``Backend`` sub-type on the wire.
+        default_class: Release 1.6's class.
+        default_reason: Release 1.6's reason.
+    """
+
+    name: ClassVar[str] = "Unknown"
+    backend: ClassVar[bool] = True
+    default_class: ClassVar[str] = "Internal"
+    default_reason: ClassVar[str] = "backend.unknown"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: str | None = None,
+        error_class: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(
+            kind or (f"Backend {self.name}" if self.backend else self.name),
+            message,
+            error_class=error_class or self.default_class,
+            reason=reason or self.default_reason,
+        )
+
+
+class Unknown(EngineError):  # noqa: N818 -- Dynamo's names, here and below
+    """Anything else."""
+
+
+class InvalidArgument(EngineError):  # noqa: N818
+    """The request is wrong: the same request will fail again."""
+
+    name = "InvalidArgument"
+    default_class = "InvalidRequest"
+    default_reason = "backend.invalid_argument"
+
+
+class CannotConnect(EngineError):  # noqa: N818
+    """The engine could not reach what it needs. Dynamo tries another worker."""
+
+    retryable = True
+    name = "CannotConnect"
+    default_class = "Unavailable"
+    default_reason = "backend.cannot_connect"
+
+
+class Disconnected(EngineError):  # noqa: N818
+    """The engine lost what it needs in mid-work. Dynamo tries another worker."""
+
+    retryable = True
+    name = "Disconnected"
+    default_class = "Unavailable"
+    default_reason = "backend.disconnected"
+
+
+class ConnectionTimeout(EngineError):  # noqa: N818
+    """What the engine needs did not answer in time."""
+
+    retryable = True
+    name = "ConnectionTimeout"
+    default_class = "DeadlineExceeded"
+    default_reason = "backend.connection_timeout"
+
+
+class ResponseTimeout(EngineError):  # noqa: N818
+    """The answer took too long."""
+
+    retryable = True
+    name = "ResponseTimeout"
+    default_class = "DeadlineExceeded"
+    default_reason = "backend.response_timeout"
+
+
+class Cancelled(EngineError):  # noqa: N818
+    """The request was cancelled."""
+
+    name = "Cancelled"
+    default_class = "Cancelled"
+    default_reason = "backend.cancelled"
+
+
+class EngineShutdown(EngineError):  # noqa: N818
+    """The engine is going away. Dynamo tries another worker."""
+
+    retryable = True
+    name = "EngineShutdown"
+    default_class = "Unavailable"
+    default_reason = "backend.engine_shutdown"
+
+
+class StreamIncomplete(EngineError):  # noqa: N818
+    """The engine's own source ended too early."""
+
+    retryable = True
+    name = "StreamIncomplete"
+    default_class = "Unavailable"
+    default_reason = "backend.stream_incomplete"
+
+
+class Unavailable(EngineError):  # noqa: N818
+    """The engine cannot serve now."""
+
+    retryable = True
+    backend = False
+    name = "Unavailable"
+    default_class = "Unavailable"
+    default_reason = "backend.unavailable"
+
+
+class ResourceExhausted(EngineError):  # noqa: N818
+    """The engine has no room for this request now."""
+
+    retryable = True
+    backend = False
+    name = "ResourceExhausted"
+    default_class = "CapacityExhausted"
+    default_reason = "capacity.exhausted"
 
 
 class StreamInterrupted(RequestError):  # noqa: N818 -- the public name, as the glossary has it

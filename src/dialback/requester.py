@@ -8,48 +8,27 @@ import asyncio
 import logging
 import os
 import socket
-import time
-import uuid
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
 from dialback.errors import (
     DeadlineExceededError,
-    DialbackError,
     DuplicateRequestError,
-    PayloadTooLargeError,
     QueueError,
     RequestTimeoutError,
     StreamMissingError,
 )
+from dialback.ingress.context import Context
 from dialback.queue.api import stream_missing
 from dialback.queue.client import QueueClient
-from dialback.queue.dead_letter import subject_token
-from dialback.queue.publisher import MESSAGE_ID_HEADER, PubAck
-from dialback.queue.topology import Endpoint, Lane
+from dialback.queue.publisher import PubAck
+from dialback.queue.topology import Lane
+from dialback.request import Request
 from dialback.settings import Settings
-from dialback.transport.items import encode_value
 from dialback.transport.listener import ResponseListener, local_address_towards
-from dialback.transport.messages import (
-    PayloadCodec,
-    RequestControlMessage,
-    RequestType,
-    ResponseType,
-    StreamType,
-    TcpConnectionInfo,
-    encode_request_control,
-    encode_tcp_info,
-)
 from dialback.transport.receiver import ResponseReceiver
-from dialback.transport.request_headers import (
-    DEADLINE_HEADER,
-    REQUEST_ID_HEADER,
-    SEND_TIME_HEADER,
-    START_BY_HEADER,
-)
 from dialback.transport.response_stream import EndState
-from dialback.transport.two_part import MAX_REQUEST_HEADER_BYTES, encode
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +36,6 @@ DEFAULT_TIMEOUT: Final = 60.0
 """Seconds until the first item."""
 DEFAULT_DEADLINE: Final = 600.0
 """Seconds for the whole stream."""
-_NS: Final = 1_000_000_000
 _ROOM_FOR_DEAD_LETTER: Final = 1024  # bytes; a dead letter carries more headers than its request
 
 
@@ -71,49 +49,49 @@ class ResponseStream:
         endpoint: Where it was sent.
     """
 
-    def __init__(
-        self,
-        requester: "Requester",
-        endpoint: Endpoint,
-        request: "_Request",
-        receiver: ResponseReceiver,
-    ) -> None:
+    def __init__(self, requester: "Requester", request: Request) -> None:
         self.request_id = request.request_id
-        self.endpoint = str(endpoint)
+        self.endpoint = str(request.endpoint)
         self._requester = requester
         self._request = request
-        self._receiver = receiver
+        self._entered: ResponseReceiver | None = None
+        self._link: _Link | None = None
         self._ack: PubAck | None = None
         self._timers: list[asyncio.TimerHandle] = []
 
     @property
     def end(self) -> EndState | None:
         """``complete``, ``cancelled`` or ``broken``; ``None`` while the stream goes on."""
-        return self._receiver.end
+        return self._entered.end if self._entered is not None else None
 
     @property
     def items(self) -> int:
         """Items handed to you so far."""
-        return self._receiver.items
+        return self._entered.items if self._entered is not None else 0
 
     @property
     def interruptions(self) -> int:
-        """Workers lost before the first item, each replaced by the next."""
-        return self._receiver.interruptions
+        """Workers lost before the stream had ended."""
+        return self._entered.interruptions if self._entered is not None else 0
 
     async def __aenter__(self) -> Self:
         """Publish the request.
 
         Raises:
+            RuntimeError: If the stream was entered before, or the requester is closed.
             StreamMissingError: If no worker has ever created the endpoint's queue.
             QueueFullError: If the queue refuses more requests.
             PayloadTooLargeError: If the request is too large for the server.
             DuplicateRequestError: If its id was used within the last 10 minutes.
-            ServerUnavailableError: If the server does not acknowledge in time.
+            ServerUnavailableError: If the server does not acknowledge for 30 s.
+            RequestTimeoutError: If it does not within ``timeout``.
         """
-        self._start_timers()
+        if self._entered is not None:
+            raise RuntimeError("a stream can be entered once; ask for another")
+        self._entered = self._requester.register(self._request)
+        self._start()
         try:
-            self._ack = await self._requester.publish(self._request)
+            self._ack = await self._requester.publish(self._request, self._entered)
         except BaseException:
             self._finish()
             raise
@@ -138,7 +116,8 @@ class ResponseStream:
             RequestTimeoutError: If no first item came within ``timeout``.
             DeadlineExceededError: If the stream did not end within ``deadline``.
             EngineRefusedError: If the engine refused the request.
-            ResponseError: For an error item; what follows can still be read.
+            ResponseError: For an error item, as the class of :mod:`dialback.errors` that
+                the engine raised; what follows can still be read.
             StreamInterrupted: If the stream ended before its final.
         """
         return await self._receiver.next_item()
@@ -149,19 +128,29 @@ class ResponseStream:
 
     async def kill(self) -> None:
         """End the stream at once; a request that nobody has taken yet is removed."""
-        unserved = not self._receiver.connected and self._receiver.end is not EndState.COMPLETE
-        self._receiver.kill()
+        receiver = self._receiver
+        unserved = not receiver.connected and receiver.end is not EndState.COMPLETE
+        receiver.kill()
         if unserved and self._ack is not None:
             ack, self._ack = self._ack, None
             await self._requester.withdraw(ack)
 
-    def _start_timers(self) -> None:
+    @property
+    def _receiver(self) -> ResponseReceiver:
+        if self._entered is None:
+            raise RuntimeError("enter the stream first: async with requester.generate(...) as ...")
+        return self._entered
+
+    def _start(self) -> None:
         loop = asyncio.get_running_loop()
         request = self._request
         self._timers = [
             loop.call_later(request.timeout, self._first_item_is_late),
             loop.call_later(request.deadline, self._deadline_passed),
         ]
+        if request.context is not None:
+            self._link = _Link(self._receiver)
+            request.context.link_child(self._link)
 
     def _first_item_is_late(self) -> None:
         if self._receiver.started:
@@ -183,38 +172,22 @@ class ResponseStream:
     def _finish(self) -> None:
         for timer in self._timers:
             timer.cancel()
+        if self._link is not None and self._request.context is not None:
+            self._request.context.unlink_child(self._link)
         self._receiver.kill()
 
 
-class _Request:
-    """A request, ready to be published."""
+class _Link:
+    """Passes a context's stop and kill on to a stream that was asked for in its course."""
 
-    def __init__(
-        self,
-        *,
-        request_id: str,
-        subject: str,
-        payload: bytes,
-        endpoint: Endpoint,
-        timeout: float,
-        deadline: float,
-        headers: Mapping[str, str],
-    ) -> None:
-        self.request_id = request_id
-        self.subject = subject
-        self.payload = payload
-        self.endpoint = endpoint
-        self.timeout = timeout
-        self.deadline = deadline
-        now = time.time_ns()
-        self.headers = {
-            **headers,
-            REQUEST_ID_HEADER: request_id,
-            SEND_TIME_HEADER: str(now),
-            START_BY_HEADER: str(now + round(min(timeout, deadline) * _NS)),
-            DEADLINE_HEADER: str(now + round(deadline * _NS)),
-            MESSAGE_ID_HEADER: request_id,
-        }
+    def __init__(self, receiver: ResponseReceiver) -> None:
+        self._receiver = receiver
+
+    def stop_generating(self) -> None:
+        self._receiver.stop()
+
+    def kill(self) -> None:
+        self._receiver.kill()
 
 
 class Requester:
@@ -293,6 +266,7 @@ class Requester:
         metadata: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         codec: str | None = None,
+        context: Context | None = None,
     ) -> ResponseStream:
         """Return the stream of one request; it is published when the stream is entered.
 
@@ -303,50 +277,53 @@ class Requester:
             deadline: Seconds for the whole stream.
             lane: ``high``, ``normal`` or ``low``.
             request_id: Id of the request; a UUID by default. The same id within the
-                stream's duplicate window (10 minutes) is stored once.
+                stream's duplicate window (10 minutes) is refused.
             metadata: String map for the engine.
             headers: NATS headers to send along, ``traceparent`` for instance.
             codec: ``json`` or ``msgpack``, if not the settings' one.
+            context: The context of the request in whose course this one is sent: its stop
+                and kill are passed on, its metadata and trace headers sent along.
 
         Raises:
-            ConfigError: If the endpoint's name is wrong.
+            ConfigError: If an argument is wrong.
             SerializationError: If the request cannot be written in the codec.
             PayloadTooLargeError: If id and metadata are over 128 KiB.
             RuntimeError: If the requester was not started.
         """
-        where = Endpoint.parse(endpoint)
-        chosen = PayloadCodec(codec or self._settings.codec)
-        body = encode_value(request, chosen)
-        _, listener = self._started()
-        receiver = listener.register(chosen)
-        name = request_id or str(uuid.uuid4())
-        try:
-            header = _control_message(
-                name, receiver.subject, str(listener.address), chosen, metadata
-            )
-        except DialbackError:
-            receiver.kill()
-            raise
-        prepared = _Request(
-            request_id=name,
-            subject=where.request_subject(Lane(lane), subject_token(name)),
-            payload=encode(header, body),
-            endpoint=where,
+        self._started()
+        prepared = Request.prepare(
+            endpoint,
+            request,
             timeout=timeout,
             deadline=deadline,
-            headers=headers or {},
+            lane=lane,
+            codec=codec or self._settings.codec,
+            request_id=request_id,
+            metadata=metadata,
+            headers=headers,
+            context=context,
         )
-        return ResponseStream(self, where, prepared, receiver)
+        return ResponseStream(self, prepared)
 
-    async def publish(self, request: _Request) -> PubAck:
-        """Publish a prepared request; used by :class:`ResponseStream`."""
+    def register(self, request: Request) -> ResponseReceiver:
+        """Register a stream subject for a request; used by :class:`ResponseStream`."""
+        return self._started()[1].register(request.codec)
+
+    async def publish(self, request: Request, receiver: ResponseReceiver) -> PubAck:
+        """Publish a request that ``receiver`` waits for; used by :class:`ResponseStream`."""
         client, _ = self._started()
+        payload = request.payload(receiver.subject, self.address)
         try:
-            ack = await client.publisher.publish(
-                request.subject, request.payload, request.headers, room=_ROOM_FOR_DEAD_LETTER
-            )
+            async with asyncio.timeout(request.patience):
+                ack = await client.publisher.publish(
+                    request.subject, payload, request.headers(), room=_ROOM_FOR_DEAD_LETTER
+                )
         except StreamMissingError as error:
             raise stream_missing(request.endpoint) from error
+        except TimeoutError as error:
+            raise RequestTimeoutError(
+                f"the nats-server did not acknowledge the request within {request.patience:g} s"
+            ) from error
         if ack.duplicate and ack.attempts == 1:
             raise DuplicateRequestError(
                 f"request id {request.request_id!r} was used within the last 10 minutes:"
@@ -367,28 +344,3 @@ class Requester:
         if self._client is None or self._listener is None:
             raise RuntimeError("the requester is not started: use `async with Requester() as ...`")
         return self._client, self._listener
-
-
-def _control_message(
-    request_id: str,
-    subject: str,
-    address: str,
-    codec: PayloadCodec,
-    metadata: Mapping[str, str] | None,
-) -> bytes:
-    info = TcpConnectionInfo(
-        address=address, subject=subject, context=request_id, stream_type=StreamType.RESPONSE
-    )
-    header = encode_request_control(
-        RequestControlMessage(
-            id=request_id,
-            request_type=RequestType.SINGLE_IN,
-            response_type=ResponseType.MANY_OUT,
-            payload_codec=codec,
-            connection_info=encode_tcp_info(info),
-            metadata=dict(metadata or {}),
-        )
-    )
-    if len(header) > MAX_REQUEST_HEADER_BYTES:
-        raise PayloadTooLargeError(len(header), MAX_REQUEST_HEADER_BYTES)
-    return header

@@ -10,11 +10,11 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import IntEnum
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from dialback.errors import ConfigError
 from dialback.ingress.engine import Engine
@@ -35,7 +35,11 @@ from dialback.transport.dial import Dialer
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 _PULSE: Final = 0.5  # seconds between two signs of life of the event loop
+_READY_TIMEOUT: Final = 5.0  # seconds for one answer of the engine's ready()
+_LEAST_BUDGET: Final = 1.0  # seconds that every step of the end gets
 _PULL_STALE: Final = 60.0  # seconds without an answered pull or heartbeat: not ready
 _GRACE_ADVICE: Final = 10  # seconds a pod should get on top of the shutdown budget
 _RESERVE_SHARE: Final = 0.25  # of the shutdown budget, for ending what has not finished
@@ -99,6 +103,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._closed = False
         self._started = time.monotonic()
+        self._stopped_at: float | None = None
         self._engine_ready = False
         self._connected = False
         self._consumer: Consumer | None = None
@@ -108,6 +113,8 @@ class Worker:
         """Drain and end; a second call ends running requests too."""
         if self._stop.is_set():
             self._hurry.set()
+        else:
+            self._stopped_at = time.monotonic()
         self._stop.set()
 
     async def run(self, *, signals: bool = True) -> WorkerExit:
@@ -124,10 +131,25 @@ class Worker:
         async with AsyncExitStack() as stack:
             if signals:
                 await stack.enter_async_context(_signals(self.stop))
-            consumer = await self._start(stack)
-            await self._serve(consumer)
-            drained = await self._drain(consumer)
+            consumer = await self._unless_stopped(self._start(stack))
+            drained = Drained()
+            if consumer is not None:
+                await self._serve(consumer)
+                drained = await self._drain(consumer)
         return self._exit(drained)
+
+    async def _unless_stopped(self, starting: Coroutine[Any, Any, _T]) -> _T | None:
+        """Await a part of the start; cancel it and return ``None`` when told to stop."""
+        work = asyncio.create_task(starting, name="start")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait((work,), timeout=self._budget_left())
+        return work.result() if work.done() and not work.cancelled() else None
 
     # --- start ------------------------------------------------------------------------
 
@@ -148,8 +170,8 @@ class Worker:
         stack.push_async_callback(self._disconnect, client)
         self._connected = True
         await Topology(client.api, self._endpoint, settings.queue_settings()).ensure()
+        stack.push_async_callback(self._shut_engine_down)
         await self._engine.startup()
-        stack.push_async_callback(self._engine.shutdown)
         leases = LeaseKeeper(
             settings.server_address(),
             name=f"dialback-leases-{self._name}",
@@ -158,8 +180,8 @@ class Worker:
         )
         await leases.start()
         stack.push_async_callback(leases.stop)
-        pulse = asyncio.create_task(self._pulse(leases), name="pulse")
-        stack.callback(pulse.cancel)
+        for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._watch_engine())):
+            stack.callback(asyncio.create_task(work, name=name).cancel)
         consumer = self._consumer = self._build_consumer(client, leases)
         self._announce(client)
         return consumer
@@ -247,15 +269,15 @@ class Worker:
             consumer.puller.stop()
             await pulling
 
-    async def _pulse(self, leases: LeaseKeeper) -> None:
-        """Say that the event loop turns, and ask the engine whether it is ready."""
+    async def _watch_engine(self) -> None:
+        """Ask the engine again and again whether it is ready."""
         while True:
-            leases.loop_turned()
             try:
-                self._engine_ready = await self._engine.ready()
+                async with asyncio.timeout(_READY_TIMEOUT):
+                    self._engine_ready = await self._engine.ready()
             except Exception:
                 self._engine_ready = False
-                logger.exception("the engine's ready() failed")
+                logger.exception("the engine's ready() failed, or took more than 5 s")
             await asyncio.sleep(_PULSE)
 
     def _health(self) -> Health:
@@ -303,8 +325,28 @@ class Worker:
 
     # --- the end ----------------------------------------------------------------------
 
+    def _budget_left(self) -> float:
+        """Seconds of the shutdown budget that are left, counted from the first signal."""
+        begun = self._stopped_at
+        used = time.monotonic() - begun if begun is not None else 0.0
+        return max(_LEAST_BUDGET, self._settings.shutdown_budget - used)
+
+    async def _shut_engine_down(self) -> None:
+        """Run the engine's ``shutdown()``, but not for longer than there is time."""
+        closing = asyncio.create_task(self._engine.shutdown(), name="engine-shutdown")
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        await asyncio.wait(
+            (closing, hurry), timeout=self._budget_left(), return_when=asyncio.FIRST_COMPLETED
+        )
+        hurry.cancel()
+        if not closing.done():
+            closing.cancel()
+            logger.error("the engine's shutdown() did not end in time and was cancelled")
+        elif not closing.cancelled() and (error := closing.exception()) is not None:
+            logger.error("the engine's shutdown() failed", exc_info=error)
+
     async def _drain(self, consumer: Consumer) -> Drained:
-        budget = self._settings.shutdown_budget
+        budget = self._budget_left()
         self.metrics.service.set_draining(True)
         logger.info("draining", extra={"running": consumer.in_flight, "budget": budget})
         return await consumer.drain(budget, reserve=budget * _RESERVE_SHARE, hurry=self._hurry)
@@ -331,6 +373,13 @@ class Worker:
             },
         )
         return code
+
+
+async def _pulse(leases: LeaseKeeper) -> None:
+    """Say that the event loop turns; nothing else may hold this up."""
+    while True:
+        leases.loop_turned()
+        await asyncio.sleep(_PULSE)
 
 
 @asynccontextmanager

@@ -166,6 +166,25 @@ async def test_submit_to_an_endpoint_without_a_queue_says_how_to_get_one(
     assert f"dialback worker run ENGINE --endpoint {endpoint}" in ended.err
 
 
+async def test_a_worker_whose_standard_input_is_closed_ends_cleanly(
+    nats_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    command = f"exec {sys.executable} -m dialback worker run examples.echo:generate -e {endpoint}"
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", command + " <&-"),
+        cwd=ROOT,
+        env=dict(os.environ) | {"NATS_SERVER": nats_server.url},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    while b"worker started" not in (line := await process.stderr.readline()):
+        assert line, "it ended before it started"
+    process.terminate()
+    ended = await process.stderr.read()
+    assert await process.wait() == 0, ended.decode()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_a_demo_that_is_interrupted_leaves_no_process_behind(
     number: signal.Signals, code: int

@@ -289,3 +289,67 @@ async def test_the_advertised_address_can_be_chosen(
 ) -> None:
     async with Requester(Settings.load(server=nats_server.url, **configured)) as requester:
         assert requester.address.startswith(advertised)
+
+
+async def test_entering_a_stream_takes_no_longer_than_its_timeout(
+    own_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    async with Requester(Settings.load(server=own_server.url)) as requester:
+        await own_server.kill()
+        with pytest.raises(RequestTimeoutError, match=r"did not acknowledge .* within 0.2 s"):
+            await requester.generate(str(endpoint), {}, timeout=0.2).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"lane": "middle"}, "lane 'middle' is none of high, normal, low"),
+        ({"codec": "xml"}, "codec 'xml' is none of json, msgpack"),
+        ({"timeout": float("nan")}, "timeout nan is no number of seconds above 0"),
+        ({"deadline": 0}, "deadline 0 is no number of seconds above 0"),
+        ({"metadata": {"a": 1}}, "metadata is a map of strings; 'a' is not"),
+        ({"metadata": {"a": "\ud800"}}, "metadata is a map of strings"),
+    ],
+)
+async def test_a_wrong_argument_is_refused_before_anything_is_registered(
+    settings: Settings, queue: Endpoint, arguments: dict[str, Any], says: str
+) -> None:
+    async with Requester(settings) as requester:
+        with pytest.raises(ConfigError, match=says):
+            requester.generate(str(queue), {}, **arguments)
+
+
+async def test_a_stream_is_entered_once_and_before_it_is_used(
+    settings: Settings, queue: Endpoint
+) -> None:
+    async with Requester(settings) as requester:
+        stream = requester.generate(str(queue), {})
+        assert (stream.end, stream.items, stream.interruptions) == (None, 0, 0)
+        for use in (stream.stop, stream.kill, stream.__anext__):
+            with pytest.raises(RuntimeError, match="enter the stream first"):
+                await use()
+        async with stream:
+            with pytest.raises(RuntimeError, match="entered once"):
+                await stream.__aenter__()
+            assert stream.end is None
+
+
+async def test_an_engine_that_asks_another_passes_its_stop_metadata_and_trace_on(
+    settings: Settings, queue: Endpoint
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    outer = Context(
+        "outer", {"tenant": "a"}, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    )
+    async with serving(settings, queue) as worker, Requester(settings) as requester:
+        stream = requester.generate(str(queue), {"forever": True}, context=outer)
+        async with stream:
+            first = await anext(stream)
+            outer.stop_generating()
+            assert [item async for item in stream] == []
+    assert (first["metadata"], first["trace"]) == ({"tenant": "a"}, trace)
+    assert stream.end is EndState.COMPLETE
+    stopped = worker.metrics.registry.get_sample_value(
+        "dialback_outcomes_total", {"outcome": "stopped"}
+    )
+    assert stopped == 1

@@ -150,3 +150,93 @@ async def test_work_goes_on_after_the_server_was_killed_and_restarted(
 
 async def _is_ready(worker: Worker) -> bool:
     return worker.status_port is not None and (await _status(worker, "/ready"))[0] == 200
+
+
+class Slow:
+    """An engine whose named method takes for ever."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self.entered = asyncio.Event()
+        self.calls: list[str] = []
+
+    async def _step(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self._method:
+            self.entered.set()
+            await asyncio.Event().wait()
+
+    async def startup(self) -> None:
+        await self._step("startup")
+
+    async def ready(self) -> bool:
+        await self._step("ready")
+        return True
+
+    async def shutdown(self) -> None:
+        await self._step("shutdown")
+
+    async def generate(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        yield request
+
+
+async def test_a_stop_ends_a_worker_whose_engine_is_still_starting(
+    nats_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    engine = Slow("startup")
+    settings = Settings.load(server=nats_server.url)
+    worker = Worker(engine, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await engine.entered.wait()
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
+    assert engine.calls == ["startup", "shutdown"]
+
+
+async def test_a_shutdown_that_hangs_ends_with_the_budget(
+    nats_server: EmbeddedServer, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Slow("shutdown")
+    settings = Settings.load(server=nats_server.url, shutdown_budget=0.1)
+    worker = Worker(engine, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await eventually(lambda: _is_ready(worker))
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
+    assert "the engine's shutdown() did not end in time and was cancelled" in caplog.messages
+
+
+async def test_a_second_stop_does_not_wait_for_the_engines_shutdown(
+    nats_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    engine = Slow("shutdown")
+    settings = Settings.load(server=nats_server.url, shutdown_budget=3600)
+    worker = Worker(engine, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await eventually(lambda: _is_ready(worker))
+    worker.stop()
+    await engine.entered.wait()
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
+
+
+async def test_a_ready_that_hangs_costs_readiness_and_no_lease(
+    nats_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dialback.worker._READY_TIMEOUT", 0.1)
+    engine = Slow("ready")
+    settings = Settings.load(server=nats_server.url, ack_wait=1)
+    worker = Worker(engine, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await engine.entered.wait()
+
+    async def asked_again() -> bool:
+        return engine.calls.count("ready") > 15  # longer than the stuck limit of 10 leases
+
+    async with Requester(settings) as requester:
+        await eventually(asked_again)
+        async with requester.generate(str(endpoint), {"a": 1}) as stream:
+            assert [item async for item in stream] == [{"a": 1}]
+    assert (await _status(worker, "/ready"))[1]["reasons"] == ["engine not ready"]
+    worker.stop()
+    assert await running is WorkerExit.CLEAN

@@ -1,5 +1,6 @@
 """The ``dialback`` command: puts the nouns together."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -45,8 +46,18 @@ def callback(
     """
 
 
+def _open_standard_streams() -> None:
+    """Open what the parent closed (``<&-``): or the next file would become stdin, or stderr."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
+    _open_standard_streams()
     try:
         app()
     except DialbackError as error:

@@ -40,8 +40,7 @@ def test_stop_does_not_weaken_a_kill() -> None:
 @pytest.mark.parametrize("end", [Context.stop_generating, Context.kill])
 async def test_waiting_ends_with_stop_and_with_kill(end: "object") -> None:
     context = Context("req-1")
-    waiting = asyncio.create_task(context.async_killed_or_stopped())
-    await asyncio.sleep(0)
+    waiting = context.async_killed_or_stopped()
     assert not waiting.done()
     assert callable(end)
     end(context)
@@ -86,3 +85,106 @@ def test_trace_is_read_from_the_traceparent() -> None:
 def test_broken_traceparent_is_no_trace(header: str) -> None:
     context = Context("req-1", headers={"traceparent": header})
     assert (context.trace_id, context.span_id, context.parent_span_id) == (None, None, None)
+
+
+# --- as Dynamo's binding has it -------------------------------------------------------------
+
+
+async def test_waiting_is_a_future_of_ones_own() -> None:
+    context = Context("req-1")
+    mine, another = context.async_killed_or_stopped(), context.async_killed_or_stopped()
+    mine.cancel()
+    context.stop_generating()
+    assert await another is True
+    assert await context.async_killed_or_stopped() is True, "a past stop counts"
+
+
+async def test_waiting_can_race_with_something_else() -> None:
+    context = Context("req-1")
+    never = asyncio.get_running_loop().create_future()
+    context.kill()
+    done, _ = await asyncio.wait(
+        (context.async_killed_or_stopped(), never), return_when=asyncio.FIRST_COMPLETED
+    )
+    assert [future.result() for future in done] == [True]
+
+
+def test_a_context_without_an_id_gets_one_of_its_own() -> None:
+    assert len(Context().id()) == 36
+    assert Context().id() != Context().id()
+
+
+def test_metadata_can_be_replaced() -> None:
+    context = Context("req-1", {"a": "1"})
+    context.metadata = {"b": "2"}
+    assert context.metadata == {"b": "2"}
+
+
+def test_trace_headers_name_this_span_as_the_parent() -> None:
+    sent = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=b", "other": "x"}
+    context = Context("req-1", headers=sent)
+    assert context.trace_headers() == {
+        "traceparent": f"00-{TRACE}-{context.span_id}-01",
+        "tracestate": "a=b",
+    }
+    assert context.parent_span_id == SPAN != context.span_id
+    assert Context("req-2").trace_headers() is None
+
+
+def test_notify_first_token_is_there_and_does_nothing() -> None:
+    context = Context("req-1")
+    context.notify_first_token()
+    assert not context.is_stopped()
+
+
+# --- children -------------------------------------------------------------------------------
+
+
+class Heard:
+    """A child that writes down what it hears, and whether its parent had heard it."""
+
+    def __init__(self, parent: Context, log: list[tuple[str, str, bool]], name: str) -> None:
+        self._parent, self._log, self._name = parent, log, name
+
+    def stop_generating(self) -> None:
+        self._log.append((self._name, "stop", self._parent.is_stopped()))
+
+    def kill(self) -> None:
+        self._log.append((self._name, "kill", self._parent.is_killed()))
+
+
+def test_children_hear_first_and_in_the_order_they_were_linked() -> None:
+    parent, log = Context("req-1"), list[tuple[str, str, bool]]()
+    children = [Heard(parent, log, name) for name in ("one", "two")]
+    for child in (*children, children[0]):
+        parent.link_child(child)
+    parent.stop_generating()
+    parent.stop_generating()
+    parent.kill()
+    parent.stop_generating()
+    assert log == [
+        ("one", "stop", False),
+        ("two", "stop", False),
+        ("one", "kill", False),
+        ("two", "kill", False),
+    ]
+
+
+@pytest.mark.parametrize("end", ["stop_generating", "kill"])
+def test_a_child_that_is_linked_late_hears_of_the_past(end: str) -> None:
+    parent, child = Context("parent"), Context("child")
+    getattr(parent, end)()
+    parent.link_child(child)
+    assert (child.is_stopped(), child.is_killed()) == (True, end == "kill")
+
+
+def test_an_unlinked_child_hears_no_more_and_a_childs_stop_stays_its_own() -> None:
+    parent, child, other = Context("parent"), Context("child"), Context("other")
+    parent.link_child(child)
+    parent.link_child(other)
+    child.stop_generating()
+    assert not parent.is_stopped()
+    parent.unlink_child(other)
+    parent.unlink_child(other)
+    parent.kill()
+    assert (child.is_killed(), other.is_stopped()) == (True, False)

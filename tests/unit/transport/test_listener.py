@@ -177,6 +177,23 @@ async def test_an_item_over_the_limit_interrupts_the_stream_before_it_is_buffere
     await listener.close()
 
 
+async def test_before_its_handshake_nobody_may_announce_more_than_64_kib(
+    listener: ResponseListener,
+) -> None:
+    receiver = listener.register(JSON)
+    head = encode(b"", b"x" * (64 * 1024 + 1))[:24]
+    async with dialling(_address(listener), head) as stranger:
+        assert await stranger.frame() is None
+    assert listener.connections == 0
+    large = "x" * 100_000  # after it a worker may
+    async with dialling(
+        _address(listener), handshake(receiver.subject), PROLOGUE, item(large)
+    ) as worker:
+        assert await receiver.next_item() == large
+        receiver.kill()
+        await worker.frames()
+
+
 # --- closing ------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from typing_extensions import override
 
 from dialback.errors import (
     EngineRefusedError,
@@ -11,6 +12,7 @@ from dialback.errors import (
     StreamInterrupted,
 )
 from dialback.transport.address import Address
+from dialback.transport.items import encode_item
 from dialback.transport.listener import ResponseListener
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.receiver import IncomingConnection, ResponseReceiver
@@ -559,6 +561,30 @@ async def test_a_slow_caller_holds_the_worker_back_and_gets_every_item(stream: S
         numbers = [number for number, _ in await stream.all()]
         assert numbers == list(range(1, 200))
         await sending
+
+
+def test_large_items_are_held_back_by_their_bytes_long_before_their_number() -> None:
+    held: list[bool] = []
+
+    class Held(IncomingConnection):
+        @override
+        def hold_back(self, value: bool) -> None:
+            held.append(value)
+
+    receiver = ResponseReceiver("s", JSON, on_settled=lambda _: None)
+    receiver.attach(cast("IncomingConnection", Held.__new__(Held)))
+    large = encode_item("x" * 400_000, JSON)
+    for _ in range(3):
+        receiver.receive_body(large)
+    assert held == [True], "three items, more than a megabyte"
+
+
+async def test_reading_goes_on_when_half_of_the_bytes_are_taken(stream: Stream) -> None:
+    large = "x" * 400_000
+    async with dialling(stream.address, stream.open) as worker:
+        frames = b"".join(item(large) for _ in range(20)) + FINAL
+        _, items = await asyncio.gather(worker.send(frames), stream.all())
+        assert items == [large] * 20
 
 
 async def test_a_thousand_small_items_pass_through_a_caller_that_reads_late(

@@ -245,3 +245,11 @@ def test_the_header_is_saved_when_the_data_is_cut_off_or_too_large(payload: byte
 )
 def test_no_header_is_saved_that_is_missing_cut_off_or_too_large(payload: bytes) -> None:
     assert salvage_header(payload) is None
+
+
+def test_limits_can_be_raised_between_two_frames() -> None:
+    decoder = TwoPartDecoder(FrameLimits(header=8, data=4))
+    decoder.receive_data(encode(b"h", b"1234") + encode(b"", b"12345"))
+    assert decoder.next_message() == TwoPartMessage(b"h", b"1234")
+    decoder.allow(FrameLimits(header=8, data=5))
+    assert decoder.next_message() == TwoPartMessage(b"", b"12345")

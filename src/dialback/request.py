@@ -1,0 +1,186 @@
+"""A request prepared for publishing: validated, written, pure.
+
+Everything that can be wrong with a request is said here, before anything is registered or
+sent. Source: protocol sections 4 and 5.3, overview section 2.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self, TypeVar
+
+from dialback.errors import ConfigError, PayloadTooLargeError
+from dialback.ingress.context import Context
+from dialback.queue.dead_letter import subject_token
+from dialback.queue.publisher import MESSAGE_ID_HEADER
+from dialback.queue.topology import Endpoint, Lane
+from dialback.transport.items import encode_value
+from dialback.transport.messages import (
+    PayloadCodec,
+    RequestControlMessage,
+    RequestType,
+    ResponseType,
+    StreamType,
+    TcpConnectionInfo,
+    encode_request_control,
+    encode_tcp_info,
+)
+from dialback.transport.request_headers import (
+    DEADLINE_HEADER,
+    REQUEST_ID_HEADER,
+    SEND_TIME_HEADER,
+    START_BY_HEADER,
+)
+from dialback.transport.two_part import MAX_REQUEST_HEADER_BYTES, encode
+
+_NS: Final = 1_000_000_000
+_SUBJECT_SIZE: Final = 36  # a UUID
+_ADDRESS_SIZE: Final = 64  # a generous host:port
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request, ready but for the address that it is answered at.
+
+    Attributes:
+        request_id: Its id.
+        endpoint: Where it is sent.
+        subject: NATS subject to publish to.
+        codec: Codec of its body and of the answers.
+        body: The body, encoded.
+        metadata: String map for the engine.
+        timeout: Seconds until the first item.
+        deadline: Seconds for the whole stream.
+        extra_headers: The caller's own NATS headers.
+        context: Whose stop and kill are passed on, if any.
+    """
+
+    request_id: str
+    endpoint: Endpoint
+    subject: str
+    codec: PayloadCodec
+    body: bytes
+    metadata: Mapping[str, str]
+    timeout: float
+    deadline: float
+    extra_headers: Mapping[str, str]
+    context: Context | None
+
+    @classmethod
+    def prepare(
+        cls,
+        endpoint: str,
+        value: object,
+        *,
+        timeout: float,
+        deadline: float,
+        lane: str,
+        codec: str,
+        request_id: str | None,
+        metadata: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        context: Context | None,
+    ) -> Self:
+        """Check and encode a request.
+
+        Raises:
+            ConfigError: If endpoint, lane, codec, timeout, deadline or metadata are wrong.
+            SerializationError: If the value cannot be written in the codec.
+            PayloadTooLargeError: If id and metadata are over 128 KiB.
+        """
+        where = Endpoint.parse(endpoint)
+        chosen = _choice(PayloadCodec, "codec", codec)
+        name = request_id or str(uuid.uuid4())
+        inherited = context.metadata if context is not None else {}
+        traced = (context.trace_headers() or {}) if context is not None else {}
+        request = cls(
+            request_id=name,
+            endpoint=where,
+            subject=where.request_subject(_choice(Lane, "lane", lane), subject_token(name)),
+            codec=chosen,
+            body=encode_value(value, chosen),
+            metadata=_metadata({**inherited, **(metadata or {})}),
+            timeout=_seconds("timeout", timeout),
+            deadline=_seconds("deadline", deadline),
+            extra_headers={**traced, **(headers or {})},
+            context=context,
+        )
+        size = len(request._control_message("0" * _SUBJECT_SIZE, "0" * _ADDRESS_SIZE))
+        if size > MAX_REQUEST_HEADER_BYTES:
+            raise PayloadTooLargeError(size, MAX_REQUEST_HEADER_BYTES)
+        return request
+
+    @property
+    def patience(self) -> float:
+        """Seconds a caller waits for anything at all: the earlier of its two limits."""
+        return min(self.timeout, self.deadline)
+
+    def payload(self, subject: str, address: str) -> bytes:
+        """Return the two-part message that is answered at ``address`` under ``subject``."""
+        return encode(self._control_message(subject, address), self.body)
+
+    def headers(self) -> dict[str, str]:
+        """Return the NATS headers, with the limits counted from now."""
+        now = time.time_ns()
+        return {
+            **self.extra_headers,
+            REQUEST_ID_HEADER: self.request_id,
+            SEND_TIME_HEADER: str(now),
+            START_BY_HEADER: str(now + round(self.patience * _NS)),
+            DEADLINE_HEADER: str(now + round(self.deadline * _NS)),
+            MESSAGE_ID_HEADER: self.request_id,
+        }
+
+    def _control_message(self, subject: str, address: str) -> bytes:
+        info = TcpConnectionInfo(
+            address=address,
+            subject=subject,
+            context=self.request_id,
+            stream_type=StreamType.RESPONSE,
+        )
+        return encode_request_control(
+            RequestControlMessage(
+                id=self.request_id,
+                request_type=RequestType.SINGLE_IN,
+                response_type=ResponseType.MANY_OUT,
+                payload_codec=self.codec,
+                connection_info=encode_tcp_info(info),
+                metadata=dict(self.metadata),
+            )
+        )
+
+
+def _choice(kind: type[_Choice], what: str, value: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        allowed = ", ".join(kind)
+        raise ConfigError(f"{what} {value!r} is none of {allowed}") from error
+
+
+def _seconds(what: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{what} {value!r} is no number of seconds above 0")
+    return value
+
+
+def _metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    wrong = [key for key, value in metadata.items() if not _is_text(key) or not _is_text(value)]
+    if wrong:
+        raise ConfigError(f"metadata is a map of strings; {wrong[0]!r} is not")
+    return metadata
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can write."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
