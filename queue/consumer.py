@@ -28,7 +28,8 @@ from dialback.outcomes import (
     Revoked,
 )
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
-from dialback.queue.delivery import ACK, TERM, DeliveryInfo, Settler, nak_body
+from dialback.queue.delivery import ACK, TERM, DeliveryInfo, LeaseExpiredError, Settler, nak_body
+from dialback.queue.lane_repair import Restore
 from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.queue.policy import (
     Ack,
@@ -56,6 +57,10 @@ class _Work:
     delivery: Delivery
     lease: Lease
     started: float = field(default_factory=time.monotonic)
+
+    def expired(self) -> bool:
+        """Whether another worker may have the message by now."""
+        return self.lease.expired(time.monotonic())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +94,7 @@ class Consumer:
         worker: str,
         policy: RetryPolicy | None = None,
         pull: PullSettings | None = None,
+        restore: Restore | None = None,
     ) -> None:
         self._slots = slots
         self._handle = handle
@@ -114,6 +120,7 @@ class Consumer:
                 failed=metrics.count_pull_error,
                 handed_back=lambda: metrics.count_delivery_end(DeliveryEnd.HANDED_BACK),
             ),
+            restore=restore,
         )
 
     @property
@@ -179,10 +186,12 @@ class Consumer:
             policy=self._policy,
             jitter=lambda: random.uniform(1 - _JITTER, 1 + _JITTER),  # noqa: S311
         )
-        if work.lease.lost:
+        if work.expired():
             disposition = Leave()
         try:
             end = await self._carry_out(work, ending, disposition)
+        except LeaseExpiredError:
+            end = DeliveryEnd.SUPERSEDED
         except QueueError as error:
             self._metrics.count_ack_unconfirmed()
             logger.error(  # noqa: TRY400 -- the reason says it, a traceback does not
@@ -202,10 +211,10 @@ class Consumer:
             case Leave():
                 return DeliveryEnd.SUPERSEDED
             case Nak(delay=delay, retry=retry):
-                await self._hand_back(work, delay)
+                await self._answer(work, nak_body(delay))
                 return DeliveryEnd.RETRIED if retry else DeliveryEnd.HANDED_BACK
             case Ack():
-                await self._settler.confirm(work.message, ACK)
+                await self._answer(work, ACK)
                 return DeliveryEnd.SETTLED
             case DeadLetter():
                 return await self._bury(work, ending)
@@ -221,13 +230,14 @@ class Consumer:
                 "dead letter could not be stored; trying again later",
                 extra=self._facts(work, ending) | {"reason": str(error)},
             )
-            await self._hand_back(work, retry_delay(work.delivery.number, self._policy))
+            delay = retry_delay(work.delivery.number, self._policy)
+            await self._answer(work, nak_body(delay))
             return DeliveryEnd.RETRIED
-        await self._settler.confirm(work.message, TERM + b" " + ending.outcome.encode())
+        await self._answer(work, TERM + b" " + ending.outcome.encode())
         return DeliveryEnd.SETTLED
 
-    async def _hand_back(self, work: _Work, delay: float) -> None:
-        await self._settler.confirm(work.message, nak_body(delay), lost=lambda: work.lease.lost)
+    async def _answer(self, work: _Work, body: bytes) -> None:
+        await self._settler.confirm(work.message, body, lost=work.expired)
 
     def _count(self, ending: Finished, disposition: Disposition) -> None:
         self._metrics.count_outcome(ending.outcome)

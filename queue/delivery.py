@@ -1,7 +1,7 @@
 """One JetStream delivery: what its reply subject says, and JetStream's four answers.
 
 Source: ADR-15 (the ``$JS.ACK`` reply subject), jetstream section 2.1 (ack as a request,
-retried; a late ack is accepted; never a NAK after a lost lease).
+retried; a late answer is accepted, so never one after a lost lease).
 """
 
 import asyncio
@@ -81,6 +81,10 @@ def nak_body(delay: float) -> bytes:
     return NAK + b" " + orjson.dumps({"delay": round(delay * _NS)})
 
 
+class LeaseExpiredError(QueueError):
+    """Another worker may have the message: it must not be answered any more."""
+
+
 class Settler:
     """Answers deliveries, and makes sure that the answer was heard."""
 
@@ -92,7 +96,7 @@ class Settler:
         Args:
             client: Where to answer.
             timeout: Seconds for one confirmation.
-            give_up_after: Seconds to go on trying; a late answer is accepted.
+            give_up_after: Seconds to go on trying.
         """
         self._client = client
         self._timeout = timeout
@@ -101,24 +105,25 @@ class Settler:
     async def confirm(
         self, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
     ) -> None:
-        """Answer and wait until the server has applied it.
+        """Answer and wait until the server has applied it; ask again until it says so.
 
-        Asking again is harmless for an ACK and a TERM, however late. A NAK would take the
-        message from the worker that has it by then: stop asking when the lease is ``lost``.
+        The server takes an answer from whoever has had the message, so none is sent, for the
+        first time or again, once the lease is ``lost``: it would end another worker's delivery.
 
         Raises:
+            LeaseExpiredError: If the lease was lost before it confirmed.
             ServerUnavailableError: If it never confirmed.
         """
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_delay(self._give_up_after),
             wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.2),
-            retry=tenacity.retry_if_exception(
-                lambda error: isinstance(error, QueueError) and not lost()
-            ),
+            retry=tenacity.retry_if_exception_type(ServerUnavailableError),
             reraise=True,
         )
         async for attempt in retrying:
             with attempt:
+                if lost():
+                    raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
                 await self._ask(message.reply, body)
 
     async def _ask(self, reply: str, body: bytes) -> None:

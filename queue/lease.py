@@ -37,14 +37,24 @@ class Lease:
     Attributes:
         reply: The delivery's ack subject.
         on_lost: Called once, on the worker's event loop, when the lease is lost.
+        ack_wait: Seconds it lasts after a confirmation.
         confirmed: Monotonic time of the last confirmation; first: of the delivery.
-        lost: Whether it is lost.
+        lost: Whether it was given up.
     """
 
     reply: str
     on_lost: Callable[[], None]
+    ack_wait: float
     confirmed: float
     lost: bool = False
+
+    def expired(self, now: float) -> bool:
+        """Whether another worker may have the message by now.
+
+        Whoever settles must ask: the thread notices only when it runs, which may be too late
+        in a process that was stopped. The monotonic clock runs on meanwhile.
+        """
+        return self.lost or now - self.confirmed > self.ack_wait
 
 
 class LeaseKeeper:
@@ -108,7 +118,7 @@ class LeaseKeeper:
 
     def add(self, reply: str, on_lost: Callable[[], None]) -> Lease:
         """Keep a delivery's lease from now on."""
-        lease = Lease(reply, on_lost, time.monotonic())
+        lease = Lease(reply, on_lost, self._ack_wait, time.monotonic())
         self._leases[reply] = lease
         return lease
 
@@ -157,7 +167,7 @@ class LeaseKeeper:
 
     async def _renew(self, client: Client, lease: Lease) -> None:
         now = time.monotonic()
-        if now - lease.confirmed > self._ack_wait:
+        if lease.expired(now):
             self._lose(lease, "no renewal was confirmed in time")
             return
         if now - self._turned > self._stuck_limit:

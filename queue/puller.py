@@ -5,7 +5,8 @@ free slots are filled; the server answers with messages, and with 404 when it ha
 when all lanes are empty, one lingering pull of a single message on every lane, under one inbox;
 the first message, or a changed number of slots, ends the wait, and dropping the inbox cancels
 the other pulls. Data is counted, statuses are attributed by their inbox, and any doubt (a
-reconnect, missing heartbeats, a status that is none of the ordinary ones) starts over.
+reconnect, missing heartbeats, a status that is none of the ordinary ones) starts over. A lane
+that fails keeps no other lane waiting: the pass goes on, then the loop backs off.
 
 Source: jetstream sections 1.2 to 1.5 and 2.5; ADR-13 (pull requests and status codes).
 """
@@ -26,6 +27,7 @@ from nats.aio.subscription import Subscription
 
 from dialback.metrics.names import PullErrorKind
 from dialback.queue.delivery import NAK, DeliveryInfo, parse_ack_subject
+from dialback.queue.lane_repair import LaneRepair, Restore
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ _NS: Final = 1_000_000_000
 _PROBE_TIMEOUT: Final = 2.0
 _LATE_GRACE: Final = 5.0  # seconds a dropped inbox still listens for messages under way
 _MAX_BACKOFF: Final = 1.0
+_FLUSH_TIMEOUT: Final = 2.0  # at the end; nats-py's 10 would use up a shutdown budget
 _NO_MESSAGES: Final = frozenset({"404", "408"})
 _HEARTBEAT: Final = "100"
 
@@ -90,6 +93,8 @@ class Puller:
         lanes: Consumer names, most urgent first.
         free: Returns the number of free slots.
         accept: Takes a message on the event loop; False if there is no slot for it.
+        restore: Creates streams and consumers that are missing; called, at most every few
+            seconds, when a lane's may have been deleted.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Puller:
         accept: Callable[[Msg, DeliveryInfo], bool],
         settings: PullSettings | None = None,
         events: PullEvents | None = None,
+        restore: Restore | None = None,
     ) -> None:
         self._client = client
         self._stream = stream
@@ -110,6 +116,7 @@ class Puller:
         self._accept = accept
         self._settings = settings or PullSettings()
         self._events = events or PullEvents()
+        self._repair = LaneRepair(stream, restore)
         self._kick = asyncio.Event()
         self._stopping = False
         self._reset = False
@@ -149,8 +156,9 @@ class Puller:
         finally:
             await self._drop_inbox()
             with suppress(nats.errors.Error, TimeoutError, OSError):
-                await self._client.flush()  # what was under way has arrived
+                await self._client.flush(_FLUSH_TIMEOUT)  # what was under way has arrived
             self._ended.set()
+            await self._repair.close()
             await asyncio.gather(*self._retired)
 
     async def _turn(self) -> None:
@@ -170,21 +178,35 @@ class Puller:
                 await self._wait_for_message()
             self._failures = 0
         except _PullFailedError as error:
-            await self._back_off(error)
+            await self._back_off(error.reason)
         except (nats.errors.Error, OSError) as error:
-            await self._back_off(_PullFailedError(PullErrorKind.STATUS, str(error)))
+            self._events.failed(PullErrorKind.STATUS)
+            await self._back_off(str(error))
 
     async def _probe_lanes(self) -> int:
-        taken = 0
+        """Take what there is; only then raise what went wrong with a lane.
+
+        Raises:
+            _PullFailedError: If a lane failed and the others had nothing.
+        """
+        taken, failure = 0, None
         for lane in self._lanes:
             free = self._free()
             if free <= 0 or self._stopping or self._reset:
                 break
             wanted = min(free, self._settings.max_batch)
-            received = await self._probe_lane(lane, wanted)
+            try:
+                received = await self._probe_lane(lane, wanted)
+            except _PullFailedError as error:
+                self._events.failed(error.kind)
+                self._repair.status_seen(error.reason, lane)
+                failure = failure or error
+                continue
             taken += received
             if received >= wanted:
                 break  # it may have more: a slot freed meanwhile is not for the lanes below
+        if failure is not None and taken == 0:
+            raise failure
         return taken
 
     async def _probe_lane(self, lane: str, wanted: int) -> int:
@@ -228,8 +250,11 @@ class Puller:
             status, self._waiting = self._waiting, None
             await self._drop_inbox()
         if status:
+            self._events.failed(PullErrorKind.STATUS)
+            self._repair.status_seen(status)  # of which lane, it does not say
             raise _PullFailedError(PullErrorKind.STATUS, status)
         if loop.time() - self._heard > 2 * settings.heartbeat + 0.5:
+            self._events.failed(PullErrorKind.MISSED_HEARTBEATS)
             raise _PullFailedError(PullErrorKind.MISSED_HEARTBEATS, "heartbeats are missing")
 
     def _wait_is_over(self, now: float, end: float) -> bool:
@@ -254,14 +279,13 @@ class Puller:
                 await self._kick.wait()
         self._kick.clear()
 
-    async def _back_off(self, error: "_PullFailedError") -> None:
+    async def _back_off(self, reason: str) -> None:
         self._failures = min(self._failures + 1, 6)
         delay = min(_MAX_BACKOFF, 0.05 * 2.0**self._failures) * random.uniform(0.5, 1.5)  # noqa: S311
-        self._events.failed(error.kind)
         logger.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG,
             "pull failed, starting over",
-            extra={"reason": error.reason, "stream": self._stream, "delay": round(delay, 3)},
+            extra={"reason": reason, "stream": self._stream, "delay": round(delay, 3)},
         )
         await self._drop_inbox()
         if not self._stopping:

@@ -54,11 +54,13 @@ class FakeJetStream:
     """Serves pulls from ``waiting``, and requests from ``answers``.
 
     ``status`` is what every pull is answered with instead of messages; "" is silence.
+    ``lane_status`` is the same for a lane.
     """
 
     waiting: dict[str, list[Msg]] = field(default_factory=dict[str, list[Msg]])
     answers: list[bytes | Exception] = field(default_factory=list[bytes | Exception])
     status: str | None = None
+    lane_status: dict[str, str] = field(default_factory=dict[str, str])
     is_connected: bool = True
     max_payload: int = 1024 * 1024
     pulls: list[Pull] = field(default_factory=list[Pull])
@@ -66,6 +68,7 @@ class FakeJetStream:
     requests: list[tuple[str, bytes, dict[str, str] | None]] = field(
         default_factory=list[tuple[str, bytes, dict[str, str] | None]]
     )
+    flush_timeout: float = 0.0
     on_pull: Callable[[Pull], None] = lambda _: None
     _inboxes: dict[int, _Inbox] = field(default_factory=dict[int, _Inbox])
     _tasks: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
@@ -111,7 +114,8 @@ class FakeJetStream:
     def new_inbox(self) -> str:
         return f"_INBOX.fake.{len(self._inboxes)}"
 
-    async def flush(self) -> None:
+    async def flush(self, timeout: float = 10) -> None:  # noqa: ASYNC109 -- nats-py's name
+        self.flush_timeout = timeout
         await asyncio.sleep(0)
 
     async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
@@ -126,9 +130,10 @@ class FakeJetStream:
         self._answer(pull)
 
     def _answer(self, pull: Pull) -> None:
-        if self.status is not None:
-            if self.status:
-                self.say(pull, self.status)
+        status = self.lane_status.get(pull.lane, self.status)
+        if status is not None:
+            if status:
+                self.say(pull, status)
             return
         queue = self.waiting.get(pull.lane, [])
         served, queue[: pull.batch] = queue[: pull.batch], []

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 
 from dialback.queue.client import QueueClient
 from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
+from dialback.queue.lane_repair import Restore
 from dialback.queue.publisher import PubAck
 from dialback.queue.puller import Puller, PullEvents, PullSettings
 from dialback.queue.topology import Endpoint, Lane, QueueSettings, Topology
@@ -124,6 +125,7 @@ async def pulling(
     stream: str = "JOBS",
     settings: PullSettings | None = None,
     events: PullEvents | None = None,
+    restore: Restore | None = None,
 ) -> AsyncGenerator[Puller]:
     """Run a puller; stop it at the end and wait for that."""
     puller = Puller(
@@ -134,6 +136,7 @@ async def pulling(
         accept=taken.accept,
         settings=settings,
         events=events,
+        restore=restore,
     )
     running = asyncio.create_task(puller.run())
     try:

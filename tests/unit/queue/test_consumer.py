@@ -25,7 +25,7 @@ from dialback.queue.api import JetStreamApi
 from dialback.queue.connection import ServerAddress
 from dialback.queue.consumer import Consumer, Drained
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
-from dialback.queue.delivery import Settler
+from dialback.queue.delivery import LeaseExpiredError, Settler
 from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.queue.policy import RetryPolicy
 from dialback.queue.publisher import Publisher
@@ -58,6 +58,8 @@ class RecordingSettler(Settler):
             await self.gate.wait()
         if self.failing:
             raise ServerUnavailableError("never confirmed")
+        if lost():
+            raise LeaseExpiredError("too late")
         self.bodies.append(body)
 
 
@@ -290,6 +292,37 @@ async def test_an_outcome_that_comes_after_the_lease_is_lost_settles_nothing(ben
     await bench.done(1)
     assert bench.settler.bodies == []
     assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.SUPERSEDED: 1}, {})
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CLIENT_GONE, Outcome.INVALID])
+async def test_a_lease_that_expired_unnoticed_settles_nothing(
+    bench: Bench, outcome: Outcome
+) -> None:
+    async def stopped_meanwhile(_: Delivery) -> Ending:
+        bench.leases.kept[0].confirmed -= 31.0  # as after SIGSTOP and SIGCONT
+        return finished(outcome)
+
+    bench.handle = stopped_meanwhile
+    bench.put()
+    await bench.done(1)
+    assert (bench.settler.bodies, bench.letters.letters) == ([], [])
+    assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.SUPERSEDED: 1}, {})
+
+
+async def test_a_lease_that_expires_before_the_answer_settles_nothing(bench: Bench) -> None:
+    async def handle(_: Delivery) -> Ending:
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = handle
+    bench.settler.gate = asyncio.Event()
+    bench.put()
+    await bench.busy(1)
+    bench.leases.kept[0].confirmed -= 31.0
+    bench.settler.gate.set()
+    await bench.done(1)
+    assert bench.settler.bodies == []
+    assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.SUPERSEDED: 1}, {})
+    assert bench.counted("dialback_ack_unconfirmed_total") == 0
 
 
 async def test_the_lease_is_kept_until_settling_is_over(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from dialback.queue.delivery import (
     NAK,
     TERM,
     DeliveryInfo,
+    LeaseExpiredError,
     Settler,
     nak_body,
     parse_ack_subject,
@@ -82,8 +83,17 @@ async def test_nothing_is_sent_while_disconnected() -> None:
     assert server.requests == []
 
 
-async def test_a_nak_is_not_repeated_once_the_lease_is_lost() -> None:
+@pytest.mark.parametrize("body", [ACK, NAK, TERM])
+async def test_no_answer_is_sent_once_the_lease_is_lost(body: bytes) -> None:
+    server = FakeJetStream()
+    with pytest.raises(LeaseExpiredError, match="within the lease"):
+        await Settler(server.client).confirm(REPLY, body, lost=lambda: True)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("body", [ACK, NAK, TERM])
+async def test_an_answer_is_not_repeated_once_the_lease_is_lost(body: bytes) -> None:
     server = FakeJetStream(answers=[nats.errors.TimeoutError()])
-    with pytest.raises(ServerUnavailableError):
-        await Settler(server.client).confirm(REPLY, NAK, lost=lambda: True)
+    with pytest.raises(LeaseExpiredError):
+        await Settler(server.client).confirm(REPLY, body, lost=lambda: bool(server.requests))
     assert len(server.requests) == 1

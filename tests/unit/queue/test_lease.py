@@ -4,7 +4,7 @@ import pytest
 
 from dialback.errors import ServerUnavailableError
 from dialback.queue.connection import ServerAddress
-from dialback.queue.lease import LeaseKeeper
+from dialback.queue.lease import Lease, LeaseKeeper
 from support.black_hole import NobodyListens
 
 
@@ -40,3 +40,12 @@ def test_a_lease_is_kept_until_it_is_removed() -> None:
     assert len(leases) == 1
     leases.remove(second)
     assert (len(leases), first.lost) == (0, False)
+
+
+def test_a_lease_expires_without_the_thread_noticing() -> None:
+    lease = Lease("$JS.ACK.1", lambda: None, ack_wait=2.0, confirmed=10.0)
+    assert [lease.expired(now) for now in (10.0, 12.0, 12.5)] == [False, False, True]
+    lease.confirmed = 11.0
+    assert not lease.expired(12.5)
+    lease.lost = True
+    assert lease.expired(11.0)
