@@ -35,7 +35,7 @@ _NS: Final = 1_000_000_000
 _PROBE_TIMEOUT: Final = 2.0
 _LATE_GRACE: Final = 5.0  # seconds a dropped inbox still listens for messages under way
 _MAX_BACKOFF: Final = 1.0
-_FLUSH_TIMEOUT: Final = 2.0  # at the end; nats-py's 10 would use up a shutdown budget
+_FLUSH_TIMEOUT: Final = 2  # at the end; nats-py's 10 would use up a shutdown budget
 _NO_MESSAGES: Final = frozenset({"404", "408"})
 _HEARTBEAT: Final = "100"
 

@@ -221,6 +221,44 @@ async def test_it_recovers_from_a_deleted_consumer(
     assert "pull failed, starting over" in caplog.messages
 
 
+@pytest.mark.parametrize("lane", list(Lane))
+async def test_a_deleted_consumer_is_restored_and_its_messages_flow(
+    queue_client: QueueClient, endpoint: Endpoint, lane: Lane
+) -> None:
+    await provision(queue_client, endpoint)
+    taken = Taken(slots=3)
+
+    async def restore() -> None:
+        await provision(queue_client, endpoint)
+
+    async with pulling(queue_client.connection, taken, stream=endpoint.stream, restore=restore):
+        await waiting(queue_client, endpoint, 1)
+        await queue_client.api.request(f"CONSUMER.DELETE.{endpoint.stream}.{lane}")
+        for each in Lane:
+            await put(queue_client, endpoint, f"r-{each}", lane=each)
+        await taken.until(3)
+    assert sorted(taken.tokens) == sorted(f"r-{each}" for each in Lane)
+
+
+async def test_a_deleted_stream_is_restored_too(
+    queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    await provision(queue_client, endpoint)
+    taken, restored = Taken(slots=1), asyncio.Event()
+
+    async def restore() -> None:
+        await provision(queue_client, endpoint)
+        restored.set()
+
+    async with pulling(queue_client.connection, taken, stream=endpoint.stream, restore=restore):
+        await waiting(queue_client, endpoint, 1)
+        await queue_client.api.request(f"STREAM.DELETE.{endpoint.stream}")
+        async with asyncio.timeout(LIMIT):
+            await restored.wait()
+        await put(queue_client, endpoint, "r1")
+        await taken.until(1)
+
+
 async def test_without_a_stream_it_backs_off_and_stops_when_told(
     queue_client: QueueClient, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,7 +268,7 @@ async def test_without_a_stream_it_backs_off_and_stops_when_told(
     async with pulling(
         queue_client.connection, taken, stream=endpoint.stream, events=failures.events
     ):
-        await failures.until(4)
+        await failures.until(4 * len(LANES))
         pulls = queue_client.connection.stats["out_msgs"] - sent
         assert pulls == len(failures.kinds)
     records = [r for r in caplog.records if r.getMessage() == "pull failed, starting over"]

@@ -68,7 +68,7 @@ class FakeJetStream:
     requests: list[tuple[str, bytes, dict[str, str] | None]] = field(
         default_factory=list[tuple[str, bytes, dict[str, str] | None]]
     )
-    flush_timeout: float = 0.0
+    flush_timeout: int = 0
     on_pull: Callable[[Pull], None] = lambda _: None
     _inboxes: dict[int, _Inbox] = field(default_factory=dict[int, _Inbox])
     _tasks: set[asyncio.Future[None]] = field(default_factory=set[asyncio.Future[None]])
@@ -114,7 +114,7 @@ class FakeJetStream:
     def new_inbox(self) -> str:
         return f"_INBOX.fake.{len(self._inboxes)}"
 
-    async def flush(self, timeout: float = 10) -> None:  # noqa: ASYNC109 -- nats-py's name
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 -- nats-py's name
         self.flush_timeout = timeout
         await asyncio.sleep(0)
 

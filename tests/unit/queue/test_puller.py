@@ -8,7 +8,7 @@ import pytest
 from dialback.metrics.names import PullErrorKind
 from dialback.queue.puller import PullEvents, PullSettings
 from support.fake_jetstream import FakeJetStream, Pull, message
-from support.queue_rig import LIMIT, Taken, pulling
+from support.queue_rig import LANES, LIMIT, Taken, pulling
 
 QUICK = PullSettings(heartbeat=0.01)
 
@@ -189,7 +189,7 @@ async def test_a_strange_answer_to_a_probe_backs_off(
     caplog.set_level(logging.DEBUG, "dialback")
     server, taken, seen = FakeJetStream(status=status), Taken(slots=1), Seen()
     async with pulling(server.client, taken, events=seen.events):
-        await seen.until_failures(4)
+        await seen.until_failures(4 * len(LANES))
         server.status = None
         server.put("normal", 1)
         await taken.until(1)
@@ -204,11 +204,63 @@ async def test_a_strange_answer_to_a_probe_backs_off(
     assert {vars(r)["reason"] for r in records} == {status}
 
 
-async def test_one_pull_is_one_failure_so_nothing_spins() -> None:
+async def test_a_pass_over_failing_lanes_backs_off_so_nothing_spins() -> None:
     server, taken, seen = FakeJetStream(status="503"), Taken(slots=1), Seen()
     async with pulling(server.client, taken, events=seen.events):
-        await seen.until_failures(4)
-        assert len(server.pulls) == 4
+        await seen.until_failures(2 * len(LANES))
+        assert [pull.lane for pull in server.pulls] == LANES * 2
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("status", ["409", "503"])
+async def test_a_failing_lane_keeps_no_other_lane_waiting(lane: str, status: str) -> None:
+    server, taken, seen = FakeJetStream(lane_status={lane: status}), Taken(slots=3), Seen()
+    for sequence, other in enumerate(LANES, start=1):
+        server.put(other, sequence)
+    async with pulling(server.client, taken, events=seen.events):
+        await taken.until(2)
+        await seen.until_failures(1)
+        assert {info.consumer for _, info in taken.messages} == set(LANES) - {lane}
+        server.lane_status.clear()
+        await taken.until(3)
+
+
+@pytest.mark.parametrize("status", ["409", "503"])
+async def test_a_lane_that_may_be_gone_is_restored_and_pulled_again(
+    status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, taken = FakeJetStream(lane_status={"normal": status}), Taken(slots=1)
+    server.put("normal", 1)
+
+    async def restore() -> None:
+        server.lane_status.clear()
+
+    async with pulling(server.client, taken, restore=restore):
+        await taken.until(1)
+    (said,) = [vars(r) for r in caplog.records if r.getMessage() == "a queue cannot be pulled"]
+    assert "consumer normal of stream JOBS does not take pulls" in said["reason"]
+    assert "created again by this worker" in said["reason"]
+
+
+async def test_a_waiting_pull_that_loses_its_consumer_has_it_restored() -> None:
+    server, taken, restored = FakeJetStream(), Taken(slots=1), asyncio.Event()
+    waiting = on_linger(server)
+
+    async def restore() -> None:
+        restored.set()
+
+    async with pulling(server.client, taken, restore=restore):
+        await waiting.wait()
+        server.say(server.pulls[-1], "409")
+        async with asyncio.timeout(LIMIT):
+            await restored.wait()
+
+
+async def test_the_last_flush_does_not_use_up_the_shutdown_budget() -> None:
+    server = FakeJetStream()
+    async with pulling(server.client, Taken(slots=1)):
+        pass
+    assert server.flush_timeout == 2
 
 
 async def test_a_strange_answer_to_a_waiting_pull_backs_off() -> None:
