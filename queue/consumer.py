@@ -134,8 +134,16 @@ class Consumer:
 
     # --- one delivery -----------------------------------------------------------------
 
-    def _accept(self, message: Msg, info: DeliveryInfo) -> bool:
-        """Take a message into a free slot."""
+    def _accept(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
+        """Take a message into a free slot, or leave it to the worker that has it by now."""
+        if self._leases.came_late(asked):
+            self._metrics.count_delivery_end(DeliveryEnd.SUPERSEDED)
+            logger.warning(
+                "message dropped: the event loop stood still, another worker may have it",
+                extra={"lane": info.consumer, "seq": info.sequence, "delivery": info.number},
+            )
+            self.puller.start_over()  # what else those pulls bring is as old
+            return True  # no NAK: that would take it from that worker
         if len(self._tasks) >= self._slots:
             return False
         delivery = Delivery(
@@ -148,7 +156,9 @@ class Consumer:
             number=info.number,
             published_ns=info.published_ns,
         )
-        lease = self._leases.add(message.reply, lambda: delivery.revocation.set(Revoked.LEASE_LOST))
+        lease = self._leases.add(
+            message.reply, lambda: delivery.revocation.set(Revoked.LEASE_LOST), asked=asked
+        )
         work = _Work(message, delivery, lease)
         task = asyncio.create_task(self._work(work), name=f"delivery-{info.sequence}")
         self._tasks[task] = work

@@ -14,20 +14,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
 
-from dialback.errors import DialbackError
-from dialback.queue.connection import ServerAddress, close, connect
+from dialback.errors import DialbackError, ServerUnavailableError
+from dialback.queue.connection import ConnectionEvents, ServerAddress, close, connect
 from dialback.queue.delivery import IN_PROGRESS
 
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE: Final = 3
-_START_TIMEOUT: Final = 30.0  # seconds for the thread's own connection
+_STANDSTILL: Final = 1.0  # seconds without a turn: two of the worker's pulses
+_AFTERMATH: Final = 1.0  # seconds of turning after which what came meanwhile is handed over
+_STOP_TIMEOUT: Final = 30.0  # seconds for the thread to close its connection
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class Lease:
         reply: The delivery's ack subject.
         on_lost: Called once, on the worker's event loop, when the lease is lost.
         ack_wait: Seconds it lasts after a confirmation.
-        confirmed: Monotonic time of the last confirmation; first: of the delivery.
+        confirmed: Monotonic time of the last confirmation; first: of the delivery, or before.
         lost: Whether it was given up.
     """
 
@@ -57,6 +60,36 @@ class Lease:
         return self.lost or now - self.confirmed > self.ack_wait
 
 
+class LoopClock:
+    """Knows since when what the event loop hands over may have lain in the socket.
+
+    After a standstill the clock may tick before the messages that came meanwhile have gone
+    through nats-py's tasks, and other tasks may block the loop again in between. So a
+    standstill counts until the loop has turned for a while.
+    """
+
+    def __init__(self, now: float) -> None:
+        """Start at a monotonic time."""
+        self.last = now
+        self._stood_still = now, now  # from, until
+
+    def turned(self, now: float) -> None:
+        """The event loop turns."""
+        self._stood_still = self._standstill(now)
+        self.last = now
+
+    def read_after(self, now: float) -> float:
+        """Return a time after which a message that is handed over now was delivered."""
+        begin, end = self._standstill(now)
+        return begin if now - end <= _AFTERMATH else self.last
+
+    def _standstill(self, now: float) -> tuple[float, float]:
+        begin, end = self._stood_still
+        if now - self.last <= _STANDSTILL:
+            return begin, end
+        return (begin if self.last - end <= _AFTERMATH else self.last), now
+
+
 class LeaseKeeper:
     """Renews leases from a thread of its own.
 
@@ -69,8 +102,10 @@ class LeaseKeeper:
         *,
         name: str,
         ack_wait: float,
+        within: float = 5.0,
         stuck_limit: float | None = None,
         on_late: Callable[[], None] = lambda: None,
+        on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; :meth:`start` starts the thread.
 
@@ -78,18 +113,23 @@ class LeaseKeeper:
             server: Which server, and as whom.
             name: Connection name.
             ack_wait: Seconds a lease lasts; renewed three times in it.
+            within: Seconds for the first connect.
             stuck_limit: Seconds the event loop may stand still before the leases are given
                 up; default 10 times ``ack_wait``.
             on_late: Called (on the thread) for each renewal that was not confirmed in time.
+            on_closed: Called (on the worker's event loop) when the thread's connection is
+                closed for good: no lease can be kept any more.
         """
         self._server = server
         self._name = name
         self._ack_wait = ack_wait
         self._stuck_limit = stuck_limit or 10 * ack_wait
+        self._within = within
         self._on_late = on_late
+        self._on_closed = on_closed
         self._leases: dict[str, Lease] = {}
         self._owner: asyncio.AbstractEventLoop | None = None
-        self._turned = time.monotonic()
+        self._clock = LoopClock(time.monotonic())
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -100,25 +140,38 @@ class LeaseKeeper:
         """Start the thread and wait until it is connected.
 
         Raises:
+            ServerUnavailableError: If no server answers in time.
             QueueError: If it cannot connect.
         """
         self._owner = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="dialback-leases", daemon=True)
         self._thread.start()
-        await asyncio.to_thread(self._started.wait, _START_TIMEOUT)
+        limit = 3 * self._within  # a probe, the connect itself, and closing after them
+        if not await asyncio.to_thread(self._started.wait, limit):
+            self._request_stop()
+            raise ServerUnavailableError(f"the lease thread did not connect in {limit:g} s")
         if self._failure is not None:
             raise self._failure
 
     async def stop(self) -> None:
         """Stop renewing and close the connection."""
+        self._request_stop()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
+
+    def _request_stop(self) -> None:
         if self._loop is not None and self._stop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, _START_TIMEOUT)
 
-    def add(self, reply: str, on_lost: Callable[[], None]) -> Lease:
-        """Keep a delivery's lease from now on."""
-        lease = Lease(reply, on_lost, self._ack_wait, time.monotonic())
+    def add(self, reply: str, on_lost: Callable[[], None], *, asked: float = 0.0) -> Lease:
+        """Keep the lease of a delivery that is handed over now.
+
+        Args:
+            reply: The delivery's ack subject.
+            on_lost: Called once, on the worker's event loop, when the lease is lost.
+            asked: Monotonic time before which the message had not been asked for.
+        """
+        lease = Lease(reply, on_lost, self._ack_wait, self._delivered(time.monotonic(), asked))
         self._leases[reply] = lease
         return lease
 
@@ -127,8 +180,25 @@ class LeaseKeeper:
         self._leases.pop(lease.reply, None)
 
     def loop_turned(self) -> None:
-        """The worker's event loop is alive; call it a few times in each ``ack_wait``."""
-        self._turned = time.monotonic()
+        """The worker's event loop is alive; call it every half second."""
+        self._clock.turned(time.monotonic())
+
+    def came_late(self, asked: float) -> bool:
+        """Whether a message that is handed over now may be another worker's already.
+
+        It may have lain in the socket while the event loop stood still. The next renewals
+        come within ``ack_wait`` / 3: a lease that has no more left could end before them.
+
+        Args:
+            asked: Monotonic time before which the message had not been asked for.
+        """
+        now = time.monotonic()
+        age = now - self._delivered(now, asked)
+        return age > self._ack_wait - self._ack_wait / RENEWALS_PER_LEASE
+
+    def _delivered(self, now: float, asked: float) -> float:
+        """Return the earliest time at which the server may have begun the lease."""
+        return max(asked, self._clock.read_after(now))
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -143,13 +213,20 @@ class LeaseKeeper:
         except Exception as error:
             self._failure = error
             logger.exception("lease thread ended")
+            self._closed()
         finally:
             self._started.set()
 
     async def _keep(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        client = await connect(self._server, name=self._name, role="lease")
+        client = await connect(
+            self._server,
+            name=self._name,
+            role="lease",
+            within=self._within,
+            events=ConnectionEvents(closed=self._closed),
+        )
         self._started.set()
         interval = self._ack_wait / RENEWALS_PER_LEASE
         renewals: set[asyncio.Task[None]] = set()
@@ -170,7 +247,7 @@ class LeaseKeeper:
         if lease.expired(now):
             self._lose(lease, "no renewal was confirmed in time")
             return
-        if now - self._turned > self._stuck_limit:
+        if now - self._clock.last > self._stuck_limit:
             self._lose(lease, "the event loop stands still")
             return
         if not client.is_connected:  # nats-py would send it at the reconnect, too late
@@ -178,8 +255,11 @@ class LeaseKeeper:
             return
         try:
             await client.request(lease.reply, IN_PROGRESS, timeout=self._ack_wait)
-        except (nats.errors.Error, TimeoutError):
+        except (nats.errors.Error, TimeoutError, asyncio.InvalidStateError, OSError):
             self._on_late()
+        except Exception:
+            self._on_late()
+            logger.exception("a renewal failed")
         else:
             # Counted from before the request: the server may have renewed that early.
             lease.confirmed = max(lease.confirmed, now)
@@ -189,8 +269,16 @@ class LeaseKeeper:
             return
         lease.lost = True
         logger.warning("lease lost", extra={"reason": why, "reply": lease.reply})
+        self._tell_owner(lease.on_lost)
+
+    def _closed(self) -> None:
+        if self._stop is None or not self._stop.is_set():
+            self._tell_owner(self._on_closed)
+
+    def _tell_owner(self, callback: Callable[[], None]) -> None:
         assert self._owner is not None  # noqa: S101 -- set by start()
-        self._owner.call_soon_threadsafe(lease.on_lost)
+        with suppress(RuntimeError):  # its loop is closed: there is nobody to tell
+            self._owner.call_soon_threadsafe(callback)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

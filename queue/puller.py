@@ -14,9 +14,11 @@ Source: jetstream sections 1.2 to 1.5 and 2.5; ADR-13 (pull requests and status 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import nats.errors
@@ -92,7 +94,8 @@ class Puller:
         stream: Stream name.
         lanes: Consumer names, most urgent first.
         free: Returns the number of free slots.
-        accept: Takes a message on the event loop; False if there is no slot for it.
+        accept: Takes a message on the event loop; False if there is no slot for it. It is
+            told a monotonic time before which the message had not been asked for.
         restore: Creates streams and consumers that are missing; called, at most every few
             seconds, when a lane's may have been deleted.
     """
@@ -104,7 +107,7 @@ class Puller:
         lanes: Sequence[str],
         *,
         free: Callable[[], int],
-        accept: Callable[[Msg, DeliveryInfo], bool],
+        accept: Callable[[Msg, DeliveryInfo, float], bool],
         settings: PullSettings | None = None,
         events: PullEvents | None = None,
         restore: Restore | None = None,
@@ -138,6 +141,11 @@ class Puller:
 
     def reset(self) -> None:
         """The connection was re-established: the server has forgotten our pulls."""
+        self._events.failed(PullErrorKind.RECONNECTED)
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget the pulls under way, and ask anew."""
         self._reset = True
         self._kick.set()
 
@@ -165,7 +173,6 @@ class Puller:
         self._kick.clear()
         if self._reset:
             self._reset = False
-            self._events.failed(PullErrorKind.RECONNECTED)
             await self._drop_inbox()
         if not self._client.is_connected or self._free() <= 0:
             await self._sleep(self._settings.heartbeat)
@@ -293,13 +300,13 @@ class Puller:
 
     # --- what arrives -----------------------------------------------------------------
 
-    async def _received(self, message: Msg) -> None:
+    async def _received(self, asked: float, message: Msg) -> None:
         info = parse_ack_subject(message.reply)
         if info is None:
             self._status(message)
             return
         self._heard = asyncio.get_running_loop().time()
-        if self._stopping or not self._accept(message, info):
+        if self._stopping or not self._accept(message, info, asked):
             await self._client.publish(message.reply, NAK)
             self._events.handed_back()
         probe = self._probe
@@ -338,7 +345,7 @@ class Puller:
 
     async def _open_inbox(self) -> None:
         self._inbox = await self._client.subscribe(  # pyright: ignore[reportUnknownMemberType]
-            f"{self._client.new_inbox()}.*", cb=self._received
+            f"{self._client.new_inbox()}.*", cb=partial(self._received, time.monotonic())
         )
 
     async def _drop_inbox(self) -> None:

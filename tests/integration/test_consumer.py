@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -74,6 +75,15 @@ class Rig:
 
         await eventually(busy, lambda found: found == count)
 
+    async def until_waiting(self) -> None:
+        """Wait until every lane has a lingering pull."""
+
+        async def pulls() -> list[int]:
+            lanes = [await lane_state(self.client, self.endpoint, lane) for lane in Lane]
+            return [state["num_waiting"] for state in lanes]
+
+        await eventually(pulls, lambda found: found == [1] * 3)
+
     def counts(self) -> dict[str, float]:
         """Every way a request or a delivery ended, with its number."""
         found: dict[str, float] = {}
@@ -116,13 +126,20 @@ def always(outcome: Outcome) -> Callable[[Delivery], Awaitable[Ending]]:
 
 @asynccontextmanager
 async def consuming(
-    url: str, client: QueueClient, endpoint: Endpoint, *, slots: int = 2, **lease: Any
+    url: str,
+    client: QueueClient,
+    endpoint: Endpoint,
+    *,
+    slots: int = 2,
+    pulse: float = 0.1,
+    **lease: Any,
 ) -> AsyncGenerator[Rig]:
     await provision(client, endpoint, ack_wait=1.0)
     leases = LeaseKeeper(ServerAddress(url=url), name="t", ack_wait=1.0, **lease)
     await leases.start()
     rig = Rig(client, endpoint, leases, slots)
     running = asyncio.create_task(rig.consumer.run())
+    beating = asyncio.create_task(beat(leases, pulse))
     try:
         yield rig
     finally:
@@ -130,7 +147,15 @@ async def consuming(
         async with asyncio.timeout(LIMIT):
             await running
             await rig.consumer.drain(1.0, reserve=1.0, hurry=asyncio.Event())
+        beating.cancel()
         await leases.stop()
+
+
+async def beat(leases: LeaseKeeper, pulse: float) -> None:
+    """Say that the event loop turns, as a worker does."""
+    while True:
+        leases.loop_turned()
+        await asyncio.sleep(pulse)
 
 
 @pytest.fixture
@@ -225,7 +250,9 @@ async def test_a_request_is_kept_for_longer_than_its_lease(rig: Rig) -> None:
 async def test_after_a_lost_lease_the_message_is_another_worker_s(
     nats_server: EmbeddedServer, queue_client: QueueClient, endpoint: Endpoint
 ) -> None:
-    async with consuming(nats_server.url, queue_client, endpoint, slots=1, stuck_limit=0.2) as rig:
+    async with consuming(
+        nats_server.url, queue_client, endpoint, slots=1, pulse=LIMIT, stuck_limit=0.2
+    ) as rig:
         await put(queue_client, endpoint, "r1")
         await rig.until_counted(superseded=1)
         rig.consumer.puller.stop()
@@ -235,6 +262,30 @@ async def test_after_a_lost_lease_the_message_is_another_worker_s(
     assert info.number > 1
     await queue_client.settler.confirm(message, ACK)
     await nothing_left(queue_client, endpoint)
+
+
+async def test_a_message_that_lay_in_the_socket_while_the_loop_stood_still_is_left_alone(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.until_waiting()
+    await put(rig.client, rig.endpoint, "r1")
+    time.sleep(2.0)  # noqa: ASYNC251 -- what an engine must not do, and does
+    rig.handle = always(Outcome.COMPLETED)
+    await rig.until_counted(superseded=1, completed=1, settled=1)
+    assert [delivery.number for delivery in rig.deliveries] == [2]
+    await nothing_left(rig.client, rig.endpoint)
+    dropped = "message dropped: the event loop stood still, another worker may have it"
+    assert caplog.messages.count(dropped) == 1
+
+
+async def test_messages_that_are_pulled_right_after_a_standstill_are_taken(rig: Rig) -> None:
+    rig.handle = always(Outcome.COMPLETED)
+    await rig.until_waiting()
+    time.sleep(2.0)  # noqa: ASYNC251 -- as above
+    rig.consumer.puller.start_over()
+    for number in range(5):
+        await put(rig.client, rig.endpoint, f"r{number}")
+    await rig.until_counted(completed=5, settled=5)
 
 
 async def test_one_info_line_for_each_finished_request(

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from nats.aio.client import Client
 
 from dialback.queue.client import QueueClient
-from dialback.queue.connection import ServerAddress
+from dialback.queue.connection import ServerAddress, connect
 from dialback.queue.delivery import ACK
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.lease import LeaseKeeper
@@ -53,6 +54,7 @@ async def test_a_message_is_kept_while_the_event_loop_is_blocked(
     lost = Lost()
     async with keeping(nats_server.url) as keeper:
         message, _ = await take(queue_client, endpoint)
+        keeper.loop_turned()
         lease = keeper.add(message.reply, lost)
         time.sleep(3.5)  # noqa: ASYNC251 -- what an engine must not do, and does
         state = await lane_state(queue_client, endpoint)
@@ -123,6 +125,7 @@ async def test_an_event_loop_that_turns_keeps_its_leases(
     await put(queue_client, endpoint, "r1")
     async with keeping(nats_server.url, stuck_limit=30.0) as keeper:
         message, _ = await take(queue_client, endpoint)
+        keeper.loop_turned()
         lease = keeper.add(message.reply, Lost())
         first = lease.confirmed
         for _ in range(4):
@@ -158,3 +161,30 @@ async def test_stopping_without_a_server_ends_the_thread_too(own_server: Embedde
         await own_server.kill()
         await lost.wait()
     assert "dialback-leases" not in [t.name for t in threading.enumerate()]
+
+
+async def test_a_connection_that_closes_for_good_is_told_on_the_worker_s_loop(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[Client, asyncio.AbstractEventLoop]] = []
+
+    async def noting(*args: Any, **options: Any) -> Client:
+        client = await connect(*args, **options)
+        opened.append((client, asyncio.get_running_loop()))
+        return client
+
+    monkeypatch.setattr("dialback.queue.lease.connect", noting)
+    closed = Lost()
+    async with keeping(nats_server.url, on_closed=closed):
+        ((client, loop),) = opened
+        asyncio.run_coroutine_threadsafe(client.close(), loop)
+        await closed.wait()
+    assert closed.threads == [threading.get_ident()]
+
+
+async def test_stopping_is_no_closed_connection(nats_server: EmbeddedServer) -> None:
+    closed = Lost()
+    async with keeping(nats_server.url, on_closed=closed):
+        pass
+    await asyncio.sleep(0)
+    assert closed.threads == []

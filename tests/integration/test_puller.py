@@ -147,7 +147,8 @@ async def test_messages_that_arrive_after_stop_are_handed_back(
     accepted: list[tuple[Msg, DeliveryInfo]] = []
     handed_back: list[None] = []
 
-    def accept(message: Msg, info: DeliveryInfo) -> bool:
+    def accept(message: Msg, info: DeliveryInfo, asked: float) -> bool:
+        del asked
         accepted.append((message, info))
         puller.stop()
         return True

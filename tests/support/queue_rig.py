@@ -88,14 +88,16 @@ class Taken:
         self.busy = 0
         self.messages: list[tuple[Msg, DeliveryInfo]] = []
         self.refused = 0
+        self.asked: list[float] = []
         self._changed = asyncio.Event()
 
     def free(self) -> int:
         """Free slots."""
         return self.slots - self.busy
 
-    def accept(self, message: Msg, info: DeliveryInfo) -> bool:
+    def accept(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
         """Take a message if a slot is free."""
+        self.asked.append(asked)
         if self.free() <= 0:
             self.refused += 1
             return False

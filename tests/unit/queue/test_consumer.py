@@ -69,10 +69,16 @@ class RecordingLeases(LeaseKeeper):
     def __init__(self) -> None:
         super().__init__(ServerAddress(), name="t", ack_wait=30.0)
         self.kept: list[Lease] = []
+        self.late = False
 
     @override
-    def add(self, reply: str, on_lost: Callable[[], None]) -> Lease:
-        lease = super().add(reply, on_lost)
+    def came_late(self, asked: float) -> bool:
+        del asked
+        return self.late
+
+    @override
+    def add(self, reply: str, on_lost: Callable[[], None], *, asked: float = 0.0) -> Lease:
+        lease = super().add(reply, on_lost, asked=asked)
         self.kept.append(lease)
         return lease
 
@@ -292,6 +298,21 @@ async def test_an_outcome_that_comes_after_the_lease_is_lost_settles_nothing(ben
     await bench.done(1)
     assert bench.settler.bodies == []
     assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.SUPERSEDED: 1}, {})
+
+
+async def test_a_message_that_came_late_is_neither_taken_nor_handed_back(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def dropped() -> float:
+        return bench.ends().get(DeliveryEnd.SUPERSEDED, 0)
+
+    bench.leases.late = True
+    bench.put()
+    await eventually(dropped, lambda count: count == 1)
+    assert (bench.deliveries, bench.leases.kept, bench.server.published) == ([], [], [])
+    assert [r.levelname for r in caplog.records if "dropped" in r.getMessage()] == ["WARNING"]
+    bench.leases.late = False
+    await bench.one(finished(Outcome.COMPLETED))
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CLIENT_GONE, Outcome.INVALID])
