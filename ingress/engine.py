@@ -33,11 +33,13 @@ class Engine:
     """A user's engine behind one interface."""
 
     def __init__(self, target: object, *, name: str = "") -> None:
-        """Take an engine function or object.
+        """Take an engine function or object; a class is instantiated without arguments.
 
         Raises:
             ConfigError: If it is not callable and has no ``generate``.
         """
+        if inspect.isclass(target):
+            target = target()
         generate = getattr(target, "generate", target)
         if not callable(generate):
             raise ConfigError(
@@ -126,7 +128,7 @@ def load_engine(reference: str) -> Engine:
         if not hasattr(found, part):
             raise ConfigError(f"engine {reference!r}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
-    return Engine(found() if inspect.isclass(found) else found, name=reference)
+    return Engine(found, name=reference)
 
 
 def _is_async_iterable(value: object) -> TypeGuard[AsyncIterable[Any]]:

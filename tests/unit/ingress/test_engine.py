@@ -400,3 +400,12 @@ async def test_raising_in_a_generator_is_no_refusal() -> None:
     stream = await Engine(Refusing()).start({}, Context("req-1"))
     with pytest.raises(ValueError, match="never"):
         await anext(stream)
+
+
+async def test_a_class_is_instantiated_wherever_an_engine_is_given() -> None:
+    class Echoing:
+        async def generate(self, request: object, context: Context) -> AsyncIterator[object]:
+            yield request
+
+    stream = await Engine(Echoing).start("hello", Context("req-1"))
+    assert [item async for item in stream] == ["hello"]
