@@ -205,7 +205,7 @@ class Consumer:
         except QueueError as error:
             self._metrics.count_ack_unconfirmed()
             logger.error(  # noqa: TRY400 -- the reason says it, a traceback does not
-                "settling was never confirmed; the message will be delivered again",
+                "settling was never confirmed; if the message is still there, it comes again",
                 extra=self._facts(work, ending) | {"reason": str(error)},
             )
             end = DeliveryEnd.UNCONFIRMED

@@ -5,6 +5,7 @@ retried; a late answer is accepted, so never one after a lost lease).
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,8 @@ import tenacity
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from dialback.errors import QueueError, ServerUnavailableError
+from dialback.errors import NotFoundError, QueueError, ServerUnavailableError
+from dialback.queue.api import JetStreamApi
 
 _NS: Final = 1_000_000_000
 _V1_TOKENS: Final = 9
@@ -89,7 +91,12 @@ class Settler:
     """Answers deliveries, and makes sure that the answer was heard."""
 
     def __init__(
-        self, client: Client, *, timeout: float = 5.0, give_up_after: float = 300.0
+        self,
+        client: Client,
+        *,
+        timeout: float = 5.0,
+        give_up_after: float = 300.0,
+        prove_after: float = 3.0,
     ) -> None:
         """Use a connected client.
 
@@ -97,10 +104,14 @@ class Settler:
             client: Where to answer.
             timeout: Seconds for one confirmation.
             give_up_after: Seconds to go on trying.
+            prove_after: Seconds after which to ask whether the consumer still exists, when
+                nobody takes the answer.
         """
         self._client = client
         self._timeout = timeout
         self._give_up_after = give_up_after
+        self._prove_after = prove_after
+        self._api = JetStreamApi(client, timeout=timeout)
 
     async def confirm(
         self, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
@@ -112,6 +123,7 @@ class Settler:
 
         Raises:
             LeaseExpiredError: If the lease was lost before it confirmed.
+            NotFoundError: If the consumer or its stream was deleted.
             ServerUnavailableError: If it never confirmed.
         """
         retrying = tenacity.AsyncRetrying(
@@ -120,17 +132,39 @@ class Settler:
             retry=tenacity.retry_if_exception_type(ServerUnavailableError),
             reraise=True,
         )
+        started = time.monotonic()
         async for attempt in retrying:
             with attempt:
                 if lost():
                     raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
-                await self._ask(message.reply, body)
+                prove = time.monotonic() - started >= self._prove_after
+                await self._ask(message.reply, body, prove=prove)
 
-    async def _ask(self, reply: str, body: bytes) -> None:
+    async def _ask(self, reply: str, body: bytes, *, prove: bool) -> None:
         if not self._client.is_connected:
             # nats-py would keep it, and send every repetition at the reconnect.
             raise ServerUnavailableError(f"{body.decode()} not sent: not connected to NATS")
         try:
             await self._client.request(reply, body, timeout=self._timeout)
+        except nats.errors.NoRespondersError as error:
+            if prove:
+                await self._prove_consumer(reply)
+            raise ServerUnavailableError(f"{body.decode()} not confirmed: {error}") from error
         except (nats.errors.Error, TimeoutError, asyncio.InvalidStateError) as error:
             raise ServerUnavailableError(f"{body.decode()} not confirmed: {error}") from error
+
+    async def _prove_consumer(self, reply: str) -> None:
+        """Raise NotFoundError if nobody will ever take this answer.
+
+        Nobody takes one while a leader is elected either, so nothing less is proof.
+        """
+        info = parse_ack_subject(reply)
+        if info is None:
+            return
+        try:
+            await self._api.consumer_info(info.stream, info.consumer)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"consumer {info.consumer} of stream {info.stream} was deleted while its message"
+                f" {info.sequence} was being worked on ({error})"
+            ) from error

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dialback.errors import ServerUnavailableError
+from dialback.errors import NotFoundError, ServerUnavailableError
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ConnectionEvents, ServerAddress
 from dialback.queue.delivery import ACK, NAK, TERM, Settler, nak_body
@@ -45,16 +45,16 @@ async def test_a_nak_brings_the_second_delivery(
     await nothing_left(queue_client, endpoint)
 
 
-async def test_a_message_whose_consumer_is_gone_is_never_confirmed(
-    queue_client: QueueClient, endpoint: Endpoint
+@pytest.mark.parametrize("verb", ["CONSUMER.DELETE.{0}.normal", "STREAM.DELETE.{0}"])
+async def test_a_message_whose_consumer_is_gone_is_given_up(
+    queue_client: QueueClient, endpoint: Endpoint, verb: str
 ) -> None:
     await provision(queue_client, endpoint)
     await put(queue_client, endpoint, "r1")
     message, _ = await take(queue_client, endpoint)
-    await queue_client.api.request(f"CONSUMER.DELETE.{endpoint.stream}.normal")
-    settler = Settler(queue_client.connection, timeout=0.1, give_up_after=0)
-    with pytest.raises(ServerUnavailableError, match=r"\+ACK not confirmed"):
-        await settler.confirm(message, ACK)
+    await queue_client.api.request(verb.format(endpoint.stream))
+    with pytest.raises(NotFoundError, match=f"consumer normal of stream {endpoint.stream} was"):
+        await queue_client.settler.confirm(message, ACK)
 
 
 @pytest.mark.parametrize(("body", "left"), [(ACK, 0), (TERM, 0), (NAK, 1)])

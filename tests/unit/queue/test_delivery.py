@@ -1,7 +1,7 @@
 import nats.errors
 import pytest
 
-from dialback.errors import ServerUnavailableError
+from dialback.errors import NotFoundError, ServerUnavailableError
 from dialback.queue.delivery import (
     ACK,
     NAK,
@@ -97,3 +97,28 @@ async def test_an_answer_is_not_repeated_once_the_lease_is_lost(body: bytes) -> 
     with pytest.raises(LeaseExpiredError):
         await Settler(server.client).confirm(REPLY, body, lost=lambda: bool(server.requests))
     assert len(server.requests) == 1
+
+
+NOT_FOUND = b'{"error":{"code":404,"err_code":10014,"description":"consumer not found"}}'
+FOUND = b'{"config":{},"num_pending":0}'
+INFO_SUBJECT = "$JS.API.CONSUMER.INFO.JOBS_a_C_b_E_c.high"
+
+
+async def test_an_answer_that_nobody_takes_ends_once_the_consumer_is_proven_gone() -> None:
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError(), NOT_FOUND])
+    with pytest.raises(NotFoundError, match="consumer high of stream JOBS_a_C_b_E_c was deleted"):
+        await Settler(server.client, prove_after=0).confirm(REPLY, ACK)
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT]
+
+
+@pytest.mark.parametrize("answer", [FOUND, nats.errors.TimeoutError()])
+async def test_without_that_proof_it_is_asked_again(answer: bytes | Exception) -> None:
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError(), answer, b""])
+    await Settler(server.client, prove_after=0).confirm(REPLY, ACK)
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT, V1]
+
+
+async def test_a_moment_without_a_taker_asks_for_no_proof() -> None:
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError(), b""])
+    await Settler(server.client).confirm(REPLY, ACK)
+    assert [subject for subject, _, _ in server.requests] == [V1, V1]
