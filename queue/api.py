@@ -82,10 +82,6 @@ class JetStreamApi:
             raise api_error(answer["error"], verb)
         return answer
 
-    async def account_info(self) -> dict[str, Any]:
-        """Return the account's JetStream information: proof that JetStream is there."""
-        return await self.request("INFO")
-
     async def stream_info(self, stream: str) -> dict[str, Any]:
         """Return a stream's configuration and state."""
         return await self.request(f"STREAM.INFO.{stream}")

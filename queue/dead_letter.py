@@ -19,7 +19,7 @@ import orjson
 from dialback.errors import NotFoundError, PayloadTooLargeError
 from dialback.outcomes import Delivery, Finished
 from dialback.queue.api import JetStreamApi, WrongLastSequenceError
-from dialback.queue.publisher import EXPECTED_SUBJECT_SEQUENCE_HEADER, Publisher
+from dialback.queue.publisher import EXPECTED_SUBJECT_SEQUENCE_HEADER, Publisher, header_size
 from dialback.queue.topology import Endpoint
 
 OUTCOME: Final = "Dialback-Outcome"
@@ -32,11 +32,14 @@ DELIVERIES: Final = "Dialback-Deliveries"
 WORKER: Final = "Dialback-Worker"
 HISTORY: Final = "Dialback-History"
 """JSON list of earlier dead letters of the same request (it was requeued in between)."""
+TRUNCATED: Final = "Dialback-Truncated"
+"""Size of the payload in bytes, of which the letter has only a part."""
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # others cannot be published
 _MAX_TEXT: Final = 1024
 _MAX_BARE_REASON: Final = 200
+_EXPECTED_ROOM: Final = 64  # bytes of the header with the expected sequence
 _MAX_ROUNDS: Final = 5
 
 
@@ -152,21 +155,36 @@ class DeadLetters:
     async def write(self, record: DeadLetterRecord) -> None:
         """Store the letter, once for each origin.
 
+        The headers count: a payload just under the limit leaves no room for all of them. One
+        that leaves no room for the least is cut: a letter with its reason is better than a
+        message that is delivered, and its caller dialled, for ever.
+
         Raises:
             QueueError: If it could not be stored; then the original must stay.
         """
+        payload, bare = record.delivery.payload, record.bare_headers()
         try:
-            await self._write(record, record.headers())
-        except PayloadTooLargeError:  # the headers count: the original was just under the limit
-            await self._write(record, record.bare_headers())
+            await self._write(record, record.headers(), payload)
+        except PayloadTooLargeError as error:
+            limit = error.limit
+        else:
+            return
+        if limit <= 0 or len(payload) + header_size(bare) + _EXPECTED_ROOM <= limit:
+            await self._write(record, bare, payload)
+            return
+        bare[TRUNCATED] = str(len(payload))
+        room = max(0, limit - header_size(bare) - _EXPECTED_ROOM)
+        await self._write(record, bare, payload[:room])
 
-    async def _write(self, record: DeadLetterRecord, headers: dict[str, str]) -> None:
+    async def _write(
+        self, record: DeadLetterRecord, headers: dict[str, str], payload: bytes
+    ) -> None:
         subject = self._endpoint.dead_subject(subject_token(record.request_id))
         expected = 0
         for _ in range(_MAX_ROUNDS):
             headers[EXPECTED_SUBJECT_SEQUENCE_HEADER] = str(expected)
             try:
-                await self._publisher.publish(subject, record.delivery.payload, headers)
+                await self._publisher.publish(subject, payload, headers)
             except WrongLastSequenceError:
                 stored = await self._last(subject)
                 if stored is not None and stored[1] == record.origin:

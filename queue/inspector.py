@@ -14,7 +14,7 @@ from typing import Any, Final
 from dialback.errors import NotFoundError, QueueError, ServerUnavailableError
 from dialback.queue.api import JetStreamApi, StoredMessage, stream_missing
 from dialback.queue.client import QueueClient
-from dialback.queue.dead_letter import ORIGIN_SUBJECT, with_history
+from dialback.queue.dead_letter import ORIGIN_SUBJECT, TRUNCATED, with_history
 from dialback.queue.inspection import (
     LaneState,
     Letter,
@@ -195,6 +195,11 @@ class Inspector:
         subject = stored.headers.get(ORIGIN_SUBJECT, "")
         if not subject.startswith(tuple(_lane_roots(endpoint))):
             raise QueueError(f"its {ORIGIN_SUBJECT} {subject!r} is no subject of {endpoint}")
+        if size := stored.headers.get(TRUNCATED):
+            raise QueueError(
+                f"its payload was cut to {len(stored.payload)} of {size} bytes, to fit into a"
+                " letter: the request cannot be run. Its caller has to send it again"
+            )
         headers = requeue_headers(stored.headers)
         for number in range(1, _MAX_ROUNDS + 1):
             message_id = f"{endpoint.dead_stream}:{stored.sequence}:{number}"

@@ -101,7 +101,7 @@ class Publisher:
         self, subject: str, payload: bytes, headers: Mapping[str, str], room: int
     ) -> PubAck:
         limit = self._client.max_payload - room
-        if len(payload) + _header_size(headers) > limit:  # the server would hang up
+        if len(payload) + header_size(headers) > limit:  # the server would hang up
             raise PayloadTooLargeError(len(payload), limit)
         if not self._client.is_connected:
             raise ServerUnavailableError("the nats-server is not connected at the moment")
@@ -120,7 +120,7 @@ class Publisher:
         return _pub_ack(reply.data, len(payload))
 
 
-def _header_size(headers: Mapping[str, str]) -> int:
+def header_size(headers: Mapping[str, str]) -> int:
     """Return the bytes of the header block; the server counts them as payload."""
     lines = sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
     return lines + len(b"NATS/1.0\r\n\r\n")

@@ -19,6 +19,7 @@ from dialback.queue.dead_letter import (
     OUTCOME,
     REASON,
     REQUEST_ID,
+    TRUNCATED,
     WORKER,
     history_of,
 )
@@ -119,7 +120,7 @@ def letter(stored: StoredMessage, *, stream: str, now_ns: int) -> Letter:
         subject=stored.subject,
         request_id=headers.get(REQUEST_ID) or stored.subject.rpartition(".")[2],
         outcome=headers.get(OUTCOME, ""),
-        reason=headers.get(REASON, ""),
+        reason=_reason(stored),
         worker=headers.get(WORKER, ""),
         deliveries=int(deliveries) if _is_number(deliveries) else 0,
         origin=headers.get(ORIGIN, ""),
@@ -132,6 +133,14 @@ def letter(stored: StoredMessage, *, stream: str, now_ns: int) -> Letter:
         headers=headers,
         payload=stored.payload,
     )
+
+
+def _reason(stored: StoredMessage) -> str:
+    """Return why a request was given up, and whether the letter has only a part of it."""
+    reason, size = stored.headers.get(REASON, ""), stored.headers.get(TRUNCATED)
+    if size is None:
+        return reason
+    return f"{reason} [payload cut to {len(stored.payload)} of {size} bytes]"
 
 
 def _deadline_left(headers: Mapping[str, str], now_ns: int) -> float | None:

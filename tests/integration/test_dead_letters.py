@@ -4,6 +4,8 @@ from dialback.errors import StreamMissingError
 from dialback.outcomes import Delivery
 from dialback.queue.client import QueueClient
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters, history_of, with_history
+from dialback.queue.inspection import RequeueStatus
+from dialback.queue.inspector import Inspector
 from dialback.queue.topology import Endpoint, Lane
 from support.queue_rig import provision, put, stored, take
 
@@ -126,6 +128,36 @@ async def test_without_its_stream_a_letter_is_an_error(
     await queue_client.api.request(f"STREAM.DELETE.{endpoint.dead_stream}")
     with pytest.raises(StreamMissingError):
         await letters.write(record(1))
+
+
+@pytest.mark.parametrize("missing", [0, 100, 399])
+async def test_a_payload_that_leaves_no_room_for_a_reason_is_cut_and_never_requeued(
+    queue_client: QueueClient, endpoint: Endpoint, missing: int
+) -> None:
+    await provision(queue_client, endpoint)
+    size = queue_client.connection.max_payload - missing
+    delivery = Delivery(
+        payload=b"x" * size,
+        subject=endpoint.request_subject(Lane.NORMAL, "big"),
+        stream=endpoint.stream,
+        sequence=1,
+    )
+    record = DeadLetterRecord(
+        request_id="big", outcome="invalid", reason="r" * 1000, delivery=delivery, worker="w"
+    )
+    for _ in range(2):  # again after a crash: still one letter
+        await DeadLetters(queue_client.api, queue_client.publisher, endpoint).write(record)
+    inspector = Inspector(queue_client)
+    (letter,) = await inspector.dead_letters(endpoint, 10)
+    assert letter.headers["Dialback-Truncated"] == str(size)
+    assert size - 1024 < len(letter.payload) < size
+    assert letter.outcome == "invalid"
+    said = f"payload cut to {len(letter.payload)} of {size} bytes"
+    assert letter.reason == "r" * 200 + f" [{said}]"
+    requeued = await inspector.requeue(endpoint, letter.sequence)
+    assert requeued.status is RequeueStatus.FAILED
+    assert f"cut to {len(letter.payload)} of {size} bytes" in requeued.reason
+    assert await stored(queue_client, endpoint.dead_stream) == 1
 
 
 async def test_a_payload_that_leaves_no_room_for_all_headers_gets_the_least_of_them(

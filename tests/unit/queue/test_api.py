@@ -66,7 +66,7 @@ def test_an_error_without_numbers_is_an_error_all_the_same() -> None:
 async def test_no_answer_is_an_unavailable_server(failure: Exception, words: str) -> None:
     api = JetStreamApi(FakeJetStream(answers=[failure]).client)
     with pytest.raises(ServerUnavailableError, match=words):
-        await api.account_info()
+        await api.request("INFO")
 
 
 async def test_an_error_answer_is_raised() -> None:
