@@ -33,12 +33,12 @@ class Engine:
     """A user's engine behind one interface."""
 
     def __init__(self, target: object, *, name: str = "") -> None:
-        """Take an engine function or object; a class is instantiated without arguments.
+        """Take an engine function or object; a class with ``generate`` is instantiated.
 
         Raises:
             ConfigError: If it is not callable and has no ``generate``.
         """
-        if inspect.isclass(target):
+        if inspect.isclass(target) and hasattr(target, "generate"):
             target = target()
         generate = getattr(target, "generate", target)
         if not callable(generate):
@@ -104,7 +104,7 @@ class Engine:
 def load_engine(reference: str) -> Engine:
     """Import ``module:attribute`` with the working directory on the path, as uvicorn does.
 
-    A class is instantiated without arguments.
+    A class with ``generate`` is instantiated without arguments.
 
     Raises:
         ConfigError: If the reference is malformed, or module or attribute do not exist.
