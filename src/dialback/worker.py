@@ -169,7 +169,8 @@ class Worker:
         )
         stack.push_async_callback(self._disconnect, client)
         self._connected = True
-        await Topology(client.api, self._endpoint, settings.queue_settings()).ensure()
+        topology = Topology(client.api, self._endpoint, settings.queue_settings())
+        await topology.ensure()
         stack.push_async_callback(self._shut_engine_down)
         await self._engine.startup()
         leases = LeaseKeeper(
@@ -182,7 +183,7 @@ class Worker:
         stack.push_async_callback(leases.stop)
         for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._watch_engine())):
             stack.callback(asyncio.create_task(work, name=name).cancel)
-        consumer = self._consumer = self._build_consumer(client, leases)
+        consumer = self._consumer = self._build_consumer(client, leases, topology)
         self._announce(client)
         return consumer
 
@@ -205,7 +206,9 @@ class Worker:
             ) from error
         stack.push_async_callback(status.stop)
 
-    def _build_consumer(self, client: QueueClient, leases: LeaseKeeper) -> Consumer:
+    def _build_consumer(
+        self, client: QueueClient, leases: LeaseKeeper, topology: Topology
+    ) -> Consumer:
         settings, service = self._settings, self.metrics.service
         ingress = Ingress(
             self._engine,
@@ -233,6 +236,7 @@ class Worker:
             metrics=service,
             worker=self._name,
             policy=settings.retry_policy(),
+            restore=topology.ensure,
         )
 
     def _announce(self, client: QueueClient) -> None:

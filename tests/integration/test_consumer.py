@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -265,10 +266,17 @@ async def test_after_a_lost_lease_the_message_is_another_worker_s(
 
 
 async def test_a_message_that_lay_in_the_socket_while_the_loop_stood_still_is_left_alone(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: Rig, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    async def put_elsewhere() -> None:
+        client = await QueueClient.open(ServerAddress(url=nats_server.url), name="t", role="tests")
+        await put(client, rig.endpoint, "r1")
+        await client.close()
+
     await rig.until_waiting()
-    await put(rig.client, rig.endpoint, "r1")
+    publisher = threading.Thread(target=lambda: asyncio.run(put_elsewhere()))
+    publisher.start()
+    publisher.join()
     time.sleep(2.0)  # noqa: ASYNC251 -- what an engine must not do, and does
     rig.handle = always(Outcome.COMPLETED)
     await rig.until_counted(superseded=1, completed=1, settled=1)
