@@ -177,7 +177,9 @@ class Worker:
             settings.server_address(),
             name=f"dialback-leases-{self._name}",
             ack_wait=settings.ack_wait,
+            within=settings.connect_within,
             on_late=self.metrics.service.count_heartbeat_late,
+            on_closed=self._on_closed,
         )
         await leases.start()
         stack.push_async_callback(leases.stop)

@@ -240,3 +240,19 @@ async def test_a_ready_that_hangs_costs_readiness_and_no_lease(
     assert (await _status(worker, "/ready"))[1]["reasons"] == ["engine not ready"]
     worker.stop()
     assert await running is WorkerExit.CLEAN
+
+
+async def test_a_deleted_consumer_is_created_again_and_its_lane_served(
+    nats_server: EmbeddedServer, queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    settings = Settings.load(server=nats_server.url)
+    worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await eventually(lambda: _is_ready(worker))
+    await queue_client.api.request(f"CONSUMER.DELETE.{endpoint.stream}.high")
+    async with Requester(settings) as requester:
+        for lane in ("normal", "high"):
+            async with requester.generate(str(endpoint), lane, lane=lane) as stream:
+                assert [item async for item in stream] == [lane]
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
