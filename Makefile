@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check cov bench format compose-check compose-test clean
+.PHONY: help setup demo test check cov bench fuzz format compose-check compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ cov: $(READY) ## Tests with branch coverage; fails under 90 %
 
 bench: $(READY) ## Benchmarks: ratios within one run
 	$(BIN)/python -m benchmarks
+
+SECONDS ?= 60
+fuzz: $(READY) ## Coverage-guided fuzzing for SECONDS (decoder, control message)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -40,7 +40,7 @@ class Engine:
         """
         if inspect.isclass(target) and hasattr(target, "generate"):
             target = target()
-        generate = getattr(target, "generate", target)
+        generate: Any = getattr(target, "generate", target)
         if not callable(generate):
             raise ConfigError(
                 f"engine {name or target!r} is not callable and has no generate():"
@@ -48,7 +48,7 @@ class Engine:
             )
         self.name = name or _name_of(target)
         self._target = target
-        self._generate = generate
+        self._generate: Callable[..., Any] = generate
         self._takes_context = _takes_context(generate, self.name)
         self._convert = _converter(generate)
 

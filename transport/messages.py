@@ -20,6 +20,7 @@ TCP_SERVER: Final = "tcp_server"
 """The one call-home transport that dialback speaks."""
 
 _U64 = Constrained[int, msgspec.Meta(ge=0)]
+_MAX_U64: Final = 2**64 - 1
 
 
 class PayloadCodec(StrEnum):
@@ -232,9 +233,12 @@ def decode_request_control(header: bytes) -> RequestControlMessage:
         DeserializationError: If it is not JSON, lacks a key or has an unknown value.
     """
     try:
-        return _request_decoder.decode(header)
+        message = _request_decoder.decode(header)
     except _UNREADABLE as error:
         raise DeserializationError(f"control message: {error}") from error
+    if (message.frontend_send_ts_ns or 0) > _MAX_U64:  # msgspec compares with an int64 at most
+        raise DeserializationError("control message: frontend_send_ts_ns is no 64-bit number")
+    return message
 
 
 def decode_tcp_info(connection_info: ConnectionInfo) -> TcpConnectionInfo:

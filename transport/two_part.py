@@ -111,7 +111,9 @@ class TwoPartDecoder:
         return len(self._buffer) - self._start
 
     def receive_data(self, data: bytes) -> None:
-        """Store bytes; nothing is parsed here."""
+        """Store bytes; nothing is parsed here. After an error nothing is stored."""
+        if self._error is not None:
+            return
         if self._start:
             del self._buffer[: self._start]
             self._start = 0

@@ -129,3 +129,8 @@ def test_a_network_that_is_none_is_a_configuration_error(network: str) -> None:
         ConfigError, match=r"call-home networks: .*write for instance 10\.0\.0\.0/8"
     ):
         CallHomePolicy([network])
+
+
+def test_a_host_longer_than_any_name_is_refused_before_it_is_looked_at() -> None:
+    with pytest.raises(ConnectionInfoError, match="is not host:port"):
+        parse_address("\u00e9" * 100_000 + ":80")

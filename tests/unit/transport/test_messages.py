@@ -443,3 +443,11 @@ def test_an_error_may_have_a_cause_of_the_same_shape() -> None:
     assert item.data.error.caused_by == (
         DynamoError(error_type={"Backend": "Disconnected"}, message="b")
     )
+
+
+def test_a_send_time_beyond_64_bits_is_refused() -> None:
+    header = control("10.0.0.5:1", frontend_send_ts_ns=0).replace(
+        b'"frontend_send_ts_ns":0', b'"frontend_send_ts_ns":' + b"9" * 400
+    )
+    with pytest.raises(DeserializationError):
+        decode_request_control(header)

@@ -253,3 +253,12 @@ def test_limits_can_be_raised_between_two_frames() -> None:
     assert decoder.next_message() == TwoPartMessage(b"h", b"1234")
     decoder.allow(FrameLimits(header=8, data=5))
     assert decoder.next_message() == TwoPartMessage(b"", b"12345")
+
+
+def test_after_an_error_nothing_more_is_stored() -> None:
+    decoder = TwoPartDecoder(FrameLimits(header=1, data=1))
+    decoder.receive_data(b"\xff" * 24)
+    with pytest.raises(FrameTooLargeError):
+        decoder.next_message()
+    decoder.receive_data(b"x" * 1000)
+    assert decoder.buffered == 0
