@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check cov bench fuzz format compose-check compose-test clean
+.PHONY: help setup demo test check cov bench interop fuzz format compose-check compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ cov: $(READY) ## Tests with branch coverage; fails under 90 %
 
 bench: $(READY) ## Benchmarks: ratios within one run
 	$(BIN)/python -m benchmarks
+
+interop: $(READY) ## Real Dynamo peers, releases 1.3.1 and 1.6.1, on either end
+	$(BIN)/python tests/interop/environments.py
+	$(BIN)/python -m pytest tests/interop
 
 SECONDS ?= 60
 fuzz: $(READY) ## Coverage-guided fuzzing for SECONDS (decoder, control message)
