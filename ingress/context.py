@@ -10,10 +10,10 @@ import asyncio
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -49,6 +49,8 @@ class Context:
         deadline: datetime | None = None,
         delivery: int = 1,
         lane: str = "normal",
+        resume_from: int = 0,
+        delivered: Sequence[Any] | None = None,
     ) -> None:
         """Make a live context; ``id`` is a new UUID by default."""
         self._id = id or str(uuid.uuid4())
@@ -60,6 +62,8 @@ class Context:
         self._deadline = deadline
         self._delivery = delivery
         self._lane = lane
+        self._resume_from = resume_from
+        self._delivered = delivered
         found = _TRACEPARENT.fullmatch(self._headers.get("traceparent", ""))
         self._trace_id: str | None = found[1] if found else None
         self._parent_span_id: str | None = found[2] if found else None
@@ -184,6 +188,19 @@ class Context:
     def lane(self) -> str:
         """The lane it was queued in: ``high``, ``normal`` or ``low``."""
         return self._lane
+
+    @property
+    def resume_from(self) -> int:
+        """Items that the caller has from earlier workers; 0 at a start.
+
+        An engine that declares ``resume="continue"`` yields the item of this index next.
+        """
+        return self._resume_from
+
+    @property
+    def delivered(self) -> Sequence[Any] | None:
+        """Those items, if the caller kept them (``keep_history``); else ``None``."""
+        return self._delivered
 
     def _raise_to(self, state: _State) -> None:
         if state <= self._state:

@@ -12,12 +12,13 @@ import inspect
 import sys
 import typing
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import Any, Protocol, TypeAlias, TypeGuard, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
 
 from dialback.errors import ConfigError, DeserializationError
 from dialback.ingress.context import Context
+from dialback.ingress.resumption import Resume
 
 Responses: TypeAlias = AsyncIterator[Any]
 
@@ -29,8 +30,38 @@ class Generate(Protocol):
         """Return an async iterator of JSON-able values, or an awaitable of one."""
 
 
+_RESUME: Final = "resume"
+_Target = TypeVar("_Target")
+
+
+def engine(*, resume: Resume | str | None = None) -> Callable[[_Target], _Target]:
+    """Declare what an engine can do when its worker is lost in mid-stream (overview section 4).
+
+    Use as a decorator of a function or class, or set the class attribute ``resume``.
+
+    Args:
+        resume: ``replay`` for an engine that yields the same items when it runs again,
+            ``continue`` for one that starts at ``context.resume_from``, ``None`` for neither.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    ability = _ability(resume, "dialback.engine")
+
+    def declare(target: _Target) -> _Target:
+        setattr(target, _RESUME, ability)
+        return target
+
+    return declare
+
+
 class Engine:
-    """A user's engine behind one interface."""
+    """A user's engine behind one interface.
+
+    Attributes:
+        name: For logs.
+        resume: What it declares that it can do for a stream whose worker was lost.
+    """
 
     def __init__(self, target: object, *, name: str = "") -> None:
         """Take an engine function or object; a class with ``generate`` is instantiated.
@@ -49,6 +80,7 @@ class Engine:
         self.name = name or _name_of(target)
         self._target = target
         self._generate: Callable[..., Any] = generate
+        self.resume = _declared_resume(target, self.name)
         self._takes_context = _takes_context(generate, self.name)
         self._convert = _converter(generate)
 
@@ -129,6 +161,21 @@ def load_engine(reference: str) -> Engine:
             raise ConfigError(f"engine {reference!r}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
     return Engine(found, name=reference)
+
+
+def _declared_resume(target: object, name: str) -> Resume | None:
+    declared = getattr(target, _RESUME, None)
+    return None if callable(declared) else _ability(declared, f"engine {name}")
+
+
+def _ability(declared: object, who: str) -> Resume | None:
+    if declared is None:
+        return None
+    try:
+        return Resume(cast("str", declared))
+    except ValueError as error:
+        allowed = ", ".join(Resume)
+        raise ConfigError(f"{who}: resume {declared!r} is none of {allowed}") from error
 
 
 def _is_async_iterable(value: object) -> TypeGuard[AsyncIterable[Any]]:

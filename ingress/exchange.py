@@ -7,6 +7,7 @@ protocol sections 7.5 and 12.3.
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,7 +19,14 @@ from dialback.errors import ProtocolError, PublishError, SerializationError
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
-from dialback.ingress.response import ResponseHooks, ResponseRun, StreamEnd, run_response
+from dialback.ingress.response import (
+    ResponseHooks,
+    ResponseRun,
+    Resumption,
+    StreamEnd,
+    run_response,
+)
+from dialback.ingress.resumption import Replay, ReplayError, Start
 from dialback.metrics.names import ErrorType, PublishCause, PublishStage
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.work_handler import WorkHandlerMetrics
@@ -26,13 +34,20 @@ from dialback.outcomes import (
     Delivery,
     Ending,
     Finished,
+    HandedBack,
     Outcome,
     Revocation,
     Revoked,
     Superseded,
 )
-from dialback.transport.dynamo_errors import describe, error_item_of, refusal_of
+from dialback.transport.dynamo_errors import (
+    describe,
+    error_item_of,
+    interrupted_error,
+    refusal_of,
+)
 from dialback.transport.items import encode_error_item, encode_final
+from dialback.transport.messages import DynamoError
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
 
@@ -40,9 +55,13 @@ logger = logging.getLogger(__name__)
 
 REFUSAL_WAIT: Final = 0.1
 """Seconds a redelivery waits for the reset of a spent subject (overview rule 5)."""
+LAST_LINGER: Final = 1.0
+"""Seconds that the requester of a resumable stream has to close it when the worker shuts down:
+without its close another worker must ask what it has."""
 _NS: Final = 1_000_000_000
 
 _UNWRITABLE: Final = frozenset({StreamEnd.KILLED, StreamEnd.LOST})
+_TAKEN_AWAY: Final = frozenset({StreamEnd.LEASE_LOST, StreamEnd.SUPERSEDED})
 _OUTCOME_OF: Final = {
     StreamEnd.DONE: Outcome.COMPLETED,
     StreamEnd.STOPPED: Outcome.STOPPED,
@@ -64,12 +83,14 @@ class IngressSettings:
     Attributes:
         stop_grace: Seconds an engine has to end after a stop or at shutdown.
         refusal_wait: Seconds a redelivery waits for a refused handshake.
-        max_deliveries: Deliveries of one message; on the next it is poison.
+        max_crashes: Workers that may die with a request; then it is poison.
+        answer_timeout: Seconds a requester may take to say what it has of a resumable stream.
     """
 
     stop_grace: float = 1.0
     refusal_wait: float = REFUSAL_WAIT
-    max_deliveries: int = 10
+    max_crashes: int = 3
+    answer_timeout: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +108,25 @@ class ExchangeTools:
     service: ServiceMetrics
     settings: IngressSettings
     on_healthy: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What the two ends of a resumable stream agreed on.
+
+    Attributes:
+        start: Where the engine begins.
+        resumption: How the stream may end for another worker to go on with it.
+        agreed: Monotonic time of the requester's answer.
+    """
+
+    start: Start
+    resumption: Resumption
+    agreed: float
+
+    def gap(self) -> float:
+        """Return the seconds for which the requester has had no item."""
+        return self.start.waited + time.monotonic() - self.agreed
 
 
 @dataclass(slots=True)
@@ -119,7 +159,9 @@ class Exchange:
         progress: Progress,
         *,
         tools: ExchangeTools,
+        session: "Session | None" = None,
     ) -> None:
+        self._session = session
         self._delivery = delivery
         self._parsed = parsed
         self._sender = sender
@@ -134,7 +176,8 @@ class Exchange:
             Exception: A fault of our own; the caller has been told, if that was possible.
         """
         settings = self._tools.settings
-        if self._delivery.number > 1 and await self._sender.refused(settings.refusal_wait):
+        redelivered = self._session is None and self._delivery.number > 1
+        if redelivered and await self._sender.refused(settings.refusal_wait):
             return self._finished(Outcome.CLIENT_GONE, reason="the stream subject is spent")
         try:
             run = await run_response(
@@ -146,15 +189,18 @@ class Exchange:
                 revocation=self._delivery.revocation,
                 stop_grace=settings.stop_grace,
                 hooks=self._hooks(),
+                resumption=self._session.resumption if self._session is not None else None,
             )
             self._progress.items = run.items
             return await self._conclude(run)
         except Exception as error:
             await self._confess(error)
             raise
+        finally:
+            self._count_replayed()
 
     async def _conclude(self, run: ResponseRun) -> Ending:
-        if run.end is StreamEnd.LEASE_LOST:
+        if run.end in _TAKEN_AWAY:
             return self._superseded(run.end)
         if run.end in _UNWRITABLE:
             return self._unwritable(run, PublishStage.RESPONSE)
@@ -169,6 +215,8 @@ class Exchange:
             deadline=datetime.fromtimestamp(deadline_ns / _NS, UTC) if deadline_ns else None,
             delivery=self._delivery.number,
             lane=self._delivery.lane,
+            resume_from=self._session.start.delivered if self._session is not None else 0,
+            delivered=self._session.start.history if self._session is not None else None,
         )
 
     def _hooks(self) -> ResponseHooks:
@@ -179,9 +227,25 @@ class Exchange:
 
         return ResponseHooks(
             accepted=accepted,
-            item_written=self._metrics.add_response_bytes,
+            item_written=self._item_written(),
             item_sent=self._tools.on_healthy,
         )
+
+    def _item_written(self) -> Callable[[int], None]:
+        """Return what counts an item; on a resumed stream the first one ends the gap."""
+        session, count = self._session, self._metrics.add_response_bytes
+        if session is None or session.start.delivered == 0:
+            return count
+        waiting = True
+
+        def first_then_count(size: int) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                self._tools.service.observe_handover(session.gap())
+            count(size)
+
+        return first_then_count
 
     # --- the orderly end --------------------------------------------------------------
 
@@ -189,15 +253,23 @@ class Exchange:
         """Write what ends the stream, and wait until it is out."""
         try:
             self._write_end(run)
-            cut = await _unless_cut(self._sender.finish(), self._sender, self._delivery.revocation)
+            linger = LAST_LINGER if self._session is not None else 0.0
+            cut = await _unless_cut(
+                self._sender.finish(), self._sender, self._delivery.revocation, linger=linger
+            )
         except PublishError as error:
             run.end, run.error = StreamEnd.LOST, self._sender.lost or error
             return self._unwritable(run, PublishStage.FINAL)
-        if cut is StreamEnd.LEASE_LOST:
+        if cut in _TAKEN_AWAY:
             return self._superseded(cut)
         if cut is not None:
             run.end = cut
             return self._unwritable(run, PublishStage.FINAL)
+        if run.end is StreamEnd.HANDED_OVER:
+            return self._handed_back(run.end.value)
+        if self._session is not None and not self._sender.peer_closed:
+            # All was written, but perhaps not received: the next dial tells.
+            return self._handed_back("the requester did not close the stream", delay=_soon())
         return self._closed(run)
 
     def _write_end(self, run: ResponseRun) -> None:
@@ -206,14 +278,32 @@ class Exchange:
             return
         if not run.accepted:
             self._sender.write_prologue()  # stopped before the engine accepted
+        if run.end is StreamEnd.HANDED_OVER:
+            return  # no final: another worker goes on (overview section 4)
         if run.end is StreamEnd.SHUTDOWN:
-            return  # no final: the caller sees an incomplete stream (overview section 4)
+            if self._session is None:
+                return  # no final: the caller sees an incomplete stream (overview section 4)
+            self._write_error(interrupted_error("its worker shut down, and the engine cannot resume"))
         if run.end is StreamEnd.FAILED and run.error is not None:
-            self._write_error_item(run.error)
+            self._write_failure(run.error)
         self._write_final()
 
-    def _write_error_item(self, error: BaseException) -> None:
-        body = encode_error_item(error_item_of(error), self._parsed.call_home.codec)
+    def _write_failure(self, error: BaseException) -> None:
+        """Write the engine's error, unless the requester has it from an earlier worker."""
+        item = _item_of(error)
+        replay = self._session.resumption.replay if self._session is not None else Replay()
+        if replay.pending and not isinstance(error, ReplayError):
+            try:
+                replay.drop(encode_error_item(item, self._parsed.call_home.codec))
+                replay.check_complete()
+            except ReplayError as differs:
+                item = _item_of(differs)
+            else:
+                return
+        self._write_error(item)
+
+    def _write_error(self, error: DynamoError) -> None:
+        body = encode_error_item(error, self._parsed.call_home.codec)
         self._metrics.add_response_bytes(len(body))
         self._sender.write_item(body)
 
@@ -246,7 +336,7 @@ class Exchange:
 
     # --- the other ends ---------------------------------------------------------------
 
-    def _unwritable(self, run: ResponseRun, stage: PublishStage) -> Finished:
+    def _unwritable(self, run: ResponseRun, stage: PublishStage) -> Ending:
         """Classify a stream that could not be written to its end (protocol section 12.3)."""
         if run.end is StreamEnd.KILLED:
             self._metrics.count_cancellation()
@@ -254,10 +344,14 @@ class Exchange:
             return self._finished(
                 Outcome.KILLED, reason=run.end.value, error_type=ErrorType.PUBLISH_FINAL
             )
-        gone = isinstance(run.error, PublishError) and run.error.client_gone
+        # On a resumable stream only stop and kill are the caller's will (overview section 4).
+        closed = isinstance(run.error, PublishError) and run.error.client_gone
+        gone = closed and self._session is None
         cause = PublishCause.CLIENT_DISCONNECT if gone else PublishCause.TRANSPORT_FAILURE
         self._metrics.count_error(_ERROR_TYPE_OF[stage])
         self._tools.service.count_publish_failure(stage, cause)
+        if self._session is not None:
+            return self._handed_back(f"connection lost: {run.error}", delay=_soon())
         if gone:
             self._metrics.count_cancellation()
         else:
@@ -274,9 +368,16 @@ class Exchange:
         with suppress(PublishError, ProtocolError):
             if self._progress.first_response is None:
                 self._sender.write_prologue()
-            self._write_error_item(error)
+            self._write_error(error_item_of(error))
             self._write_final()
             await self._sender.finish()
+
+    def _handed_back(self, reason: str, *, delay: float = 0.0) -> HandedBack:
+        return HandedBack(request_id=self._parsed.request_id, reason=reason, delay=delay)
+
+    def _count_replayed(self) -> None:
+        if self._session is not None:
+            self._tools.service.count_replayed(self._session.resumption.replay.dropped)
 
     def _superseded(self, end: StreamEnd) -> Superseded:
         return Superseded(request_id=self._parsed.request_id, reason=end.value)
@@ -298,10 +399,27 @@ class Exchange:
         )
 
 
+def _item_of(error: BaseException) -> DynamoError:
+    if isinstance(error, ReplayError):
+        return interrupted_error(error.why)
+    return error_item_of(error)
+
+
+def _soon() -> float:
+    """Return the seconds until a stream whose connection was lost is delivered again."""
+    return random.uniform(0.1, 0.5)  # noqa: S311 -- not a secret
+
+
 async def _unless_cut(
-    work: Awaitable[None], sender: ResponseSender, revocation: Revocation
+    work: Awaitable[None], sender: ResponseSender, revocation: Revocation, *, linger: float
 ) -> StreamEnd | None:
     """Await the writing of a stream's end; a kill or a lost lease cuts it short.
+
+    Args:
+        work: Writes the end and waits for the requester's FIN.
+        sender: The response stream.
+        revocation: A shutdown ends the wait for the FIN.
+        linger: Seconds that are left for it then.
 
     Raises:
         PublishError: What ``work`` raises.
@@ -314,6 +432,8 @@ async def _unless_cut(
         task.cancel()
 
     def on_event(event: WorkerEvent) -> None:
+        if event is WorkerEvent.SUPERSEDED:
+            cut(StreamEnd.SUPERSEDED)
         if event in (WorkerEvent.KILL, WorkerEvent.VIOLATION):
             cut(StreamEnd.KILLED)
 
@@ -321,7 +441,8 @@ async def _unless_cut(
         if reason is Revoked.LEASE_LOST:
             cut(StreamEnd.LEASE_LOST)
         else:
-            sender.end_linger()  # all is written; the process is about to end
+            # All is written; the process is about to end.
+            asyncio.get_running_loop().call_later(linger, sender.end_linger)
 
     sender.on_event(on_event)
     revocation.on_revoked(on_revoked)

@@ -20,10 +20,17 @@ from dialback.errors import (
     ProtocolError,
     PublishError,
     ResponseTimeout,
+    StreamSupersededError,
     Unknown,
 )
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import Exchange, ExchangeTools, IngressSettings, Progress
+from dialback.ingress.exchange import (
+    Exchange,
+    ExchangeTools,
+    IngressSettings,
+    Progress,
+    Session,
+)
 from dialback.ingress.request import (
     CallHome,
     Parse,
@@ -33,6 +40,8 @@ from dialback.ingress.request import (
     parse_unary,
     request_id_for,
 )
+from dialback.ingress.response import Resumption
+from dialback.ingress.resumption import GiveUp, Replay, plan
 from dialback.metrics.names import ErrorType
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.work_handler import WorkHandlerMetrics
@@ -49,7 +58,7 @@ from dialback.outcomes import (
 from dialback.transport.dial import Dialer
 from dialback.transport.dynamo_errors import backend_error, describe
 from dialback.transport.items import encode_error_item, encode_final
-from dialback.transport.messages import DynamoError
+from dialback.transport.messages import DynamoError, PayloadCodec, ResumeOffer
 from dialback.transport.sender import ResponseSender
 
 logger = logging.getLogger(__name__)
@@ -127,12 +136,86 @@ class Ingress:
         sender = await self._dial(delivery, parsed)
         if not isinstance(sender, ResponseSender):
             return sender
-        progress.handshaken = True
-        exchange = Exchange(delivery, parsed, sender, progress, tools=self._tools)
         try:
+            session: Session | None = None
+            if parsed.call_home.resumable:
+                agreed = await self._agree(delivery, parsed, sender, progress)
+                if not isinstance(agreed, Session):
+                    return agreed
+                session = agreed
+            progress.handshaken = True
+            exchange = Exchange(
+                delivery, parsed, sender, progress, tools=self._tools, session=session
+            )
             return await exchange.respond(self._engine)
         finally:
             sender.abort()  # nothing to do after an orderly end
+
+    # --- a resumable stream -----------------------------------------------------------
+
+    async def _agree(
+        self,
+        delivery: Delivery,
+        parsed: ParsedRequest,
+        sender: ResponseSender,
+        progress: Progress,
+    ) -> Session | Ending:
+        """Hear what the requester has, and decide where the engine begins."""
+        settings = self._tools.settings
+        answering = sender.resume_answer(settings.answer_timeout, parsed.call_home.codec)
+        try:
+            answer = await _unless_revoked(answering, delivery.revocation)
+        except StreamSupersededError as error:
+            return Superseded(request_id=parsed.request_id, reason=str(error))
+        except PublishError as error:
+            return self._unanswered(parsed, sender, error)
+        if answer is None:
+            return _revoked(delivery, parsed)
+        progress.handshaken = True
+        planned = plan(
+            answer,
+            self._engine.resume,
+            max_crashes=settings.max_crashes,
+            expired=parsed.expired(self._now_ns()),
+        )
+        if isinstance(planned, GiveUp):
+            return await self._decline(delivery, parsed, sender, planned)
+        if planned.delivered:
+            self._tools.service.count_resumed()
+        resumption = Resumption(
+            able=self._engine.resume is not None, base=planned.delivered, replay=Replay(planned)
+        )
+        return Session(start=planned, resumption=resumption, agreed=time.monotonic())
+
+    def _unanswered(
+        self, parsed: ParsedRequest, sender: ResponseSender, error: PublishError
+    ) -> Finished:
+        """No answer: the stream is over, or the requester stands still."""
+        if error.client_gone:
+            return Finished(
+                outcome=Outcome.CLIENT_GONE,
+                request_id=parsed.request_id,
+                reason="the stream is over",
+                caller=sender.address,
+                dials=sender.dials,
+            )
+        return self._undialled(
+            Outcome.REQUESTER_UNREACHABLE, parsed, str(error), dials=sender.dials
+        )
+
+    async def _decline(
+        self, delivery: Delivery, parsed: ParsedRequest, sender: ResponseSender, why: GiveUp
+    ) -> Finished:
+        delivery.revocation.on_revoked(lambda _: sender.end_linger())
+        told = await say(sender, why.error, parsed.call_home.codec)
+        return Finished(
+            outcome=why.outcome,
+            request_id=parsed.request_id,
+            reason=why.error.message,
+            caller=sender.address,
+            dials=sender.dials,
+            caller_told=told,
+        )
 
     def _convert(self, parsed: ParsedRequest) -> ParsedRequest | Rejection:
         """Give the engine the type it asks for."""
@@ -165,12 +248,18 @@ class Ingress:
     def _given_up(
         self, delivery: Delivery, parsed: ParsedRequest
     ) -> tuple[Outcome, DynamoError] | None:
-        """Say why a request that could be served is not."""
-        if parsed.expired(self._now_ns()):
+        """Say why a request that could be served is not.
+
+        On a resumable stream the requester decides what it still waits for, and how many workers
+        were lost: see :func:`~dialback.ingress.resumption.plan`.
+        """
+        resumed = parsed.call_home.resumable and delivery.number > 1
+        now_ns = self._now_ns()
+        if parsed.past_deadline(now_ns) if resumed else parsed.expired(now_ns):
             reason = "the request's deadline passed while it was queued"
             return Outcome.EXPIRED, backend_error(ResponseTimeout, reason)
-        if delivery.number > self._tools.settings.max_deliveries:
-            reason = f"given up: delivered {delivery.number - 1} times, and no worker ended it"
+        if not resumed and delivery.crashes >= self._tools.settings.max_crashes:
+            reason = f"given up: {delivery.crashes} workers died while they had it"
             return Outcome.POISON, backend_error(Unknown, reason)
         return None
 
@@ -203,23 +292,19 @@ class Ingress:
             return False
         delivery.revocation.on_revoked(lambda _: sender.end_linger())
         try:
-            sender.write_prologue()
-            sender.write_item(encode_error_item(error, call_home.codec))
-            sender.write_final(encode_final(call_home.codec))
-            await sender.finish()
-        except (PublishError, ProtocolError):  # gone, or killed right after the handshake
-            return False
+            return await say(sender, error, call_home.codec)
         finally:
             sender.abort()
-        return True
 
     # --- the dial ---------------------------------------------------------------------
 
     async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
         home = parsed.call_home
+        offer = ResumeOffer(delivery.number, delivery.epoch) if home.resumable else None
+        left = self._left(parsed, delivery)
         try:
             sender = await _unless_revoked(
-                self._dialer.dial(home.address, home.subject, total_timeout=self._left(parsed)),
+                self._dialer.dial(home.address, home.subject, total_timeout=left, offer=offer),
                 delivery.revocation,
             )
         except CallHomeForbiddenError as error:
@@ -229,12 +314,11 @@ class Ingress:
             return self._undialled(outcome, parsed, str(error), dials=error.attempts)
         if sender is not None:
             return sender
-        if delivery.revocation.reason is Revoked.LEASE_LOST:
-            return Superseded(request_id=parsed.request_id, reason="lease lost while dialling")
-        return HandedBack(request_id=parsed.request_id, reason="shutdown before the handshake")
+        return _revoked(delivery, parsed)
 
-    def _left(self, parsed: ParsedRequest) -> float | None:
-        limits = [ns for ns in (parsed.start_by_ns, parsed.deadline_ns) if ns is not None]
+    def _left(self, parsed: ParsedRequest, delivery: Delivery) -> float | None:
+        start_by = parsed.start_by_ns if delivery.number == 1 else None
+        limits = [ns for ns in (start_by, parsed.deadline_ns) if ns is not None]
         return max(0.1, (min(limits) - self._now_ns()) / _NS) if limits else None
 
     def _undialled(
@@ -249,6 +333,24 @@ class Ingress:
             caller=str(parsed.call_home.address),
             dials=dials,
         )
+
+
+async def say(sender: ResponseSender, error: DynamoError, codec: PayloadCodec) -> bool:
+    """Say no on an open stream: prologue, error item, final. Return whether it was said."""
+    try:
+        sender.write_prologue()
+        sender.write_item(encode_error_item(error, codec))
+        sender.write_final(encode_final(codec))
+        await sender.finish()
+    except (PublishError, ProtocolError):  # gone, or killed right after the handshake
+        return False
+    return True
+
+
+def _revoked(delivery: Delivery, parsed: ParsedRequest) -> Superseded | HandedBack:
+    if delivery.revocation.reason is Revoked.LEASE_LOST:
+        return Superseded(request_id=parsed.request_id, reason="lease lost before the engine ran")
+    return HandedBack(request_id=parsed.request_id, reason="shutdown before the engine ran")
 
 
 def _own_fault(delivery: Delivery, progress: Progress, error: Exception) -> Finished:

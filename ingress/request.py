@@ -50,11 +50,14 @@ class CallHome:
         address: Where the requester listens.
         subject: The stream subject.
         codec: Codec of the answers.
+        resumable: Whether the requester keeps the subject for another worker (overview
+            section 4).
     """
 
     address: Address
     subject: str
     codec: PayloadCodec
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,10 @@ class ParsedRequest:
         """Whether the caller has given up waiting for a first item."""
         limits = [limit for limit in (self.start_by_ns, self.deadline_ns) if limit is not None]
         return bool(limits) and now_ns >= min(limits)
+
+    def past_deadline(self, now_ns: int) -> bool:
+        """Whether the caller has given up on the whole stream."""
+        return self.deadline_ns is not None and now_ns >= self.deadline_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +178,9 @@ def _call_home_of(control: RequestControlMessage) -> CallHome:
         raise ConnectionInfoError(f"stream_type {info.stream_type!r} is not 'response'")
     if info.context != control.id:
         raise ConnectionInfoError(f"context {info.context!r} is not the request id {control.id!r}")
-    return CallHome(parse_address(info.address), info.subject, control.codec)
+    return CallHome(
+        parse_address(info.address), info.subject, control.codec, resumable=info.resumable == 1
+    )
 
 
 def _reject(

@@ -17,6 +17,7 @@ from typing import Any, Final
 from dialback.errors import PublishError, SerializationError
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
+from dialback.ingress.resumption import BREATH, Replay
 from dialback.outcomes import Revocation, Revoked
 from dialback.transport.items import encode_item
 from dialback.transport.messages import PayloadCodec
@@ -39,6 +40,8 @@ class StreamEnd(Enum):
     KILLED = "the caller killed the stream"
     LOST = "the connection was lost"
     SHUTDOWN = "the worker shut down"
+    HANDED_OVER = "the worker handed the stream over"
+    SUPERSEDED = "a newer worker serves the stream"
     LEASE_LOST = "the lease was lost"
 
 
@@ -50,13 +53,30 @@ class ResponseRun:
         end: Why it ended.
         items: Items written.
         accepted: Whether the engine accepted the request (good prologue).
+        exhausted: Whether the engine's stream came to its own end.
         error: The engine's exception, or the publish error of a lost connection.
     """
 
     end: StreamEnd = StreamEnd.DONE
     items: int = 0
     accepted: bool = False
+    exhausted: bool = False
     error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """A stream that another worker can go on with.
+
+    Attributes:
+        able: Whether the engine can resume; else only a stream without items can be taken over.
+        base: Items that the requester had before this worker.
+        replay: Takes out of the engine what the requester has.
+    """
+
+    able: bool
+    base: int
+    replay: Replay
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +104,7 @@ async def run_response(
     revocation: Revocation,
     stop_grace: float,
     hooks: ResponseHooks,
+    resumption: Resumption | None = None,
 ) -> ResponseRun:
     """Call the engine and write its items until something ends the stream.
 
@@ -98,15 +119,21 @@ async def run_response(
         revocation: Ends the stream on shutdown or a lost lease.
         stop_grace: Seconds an engine has to end after a stop or a shutdown.
         hooks: Called as the stream goes on.
+        resumption: For a stream that another worker can go on with; ``None`` for others.
     """
     run = ResponseRun()
     watch = _Watch(context, stop_grace)
+    replay = resumption.replay if resumption is not None else Replay()
+    if resumption is not None:
+        watch.can_hand_over = lambda: resumption.able or resumption.base + run.items == 0
     sender.on_event(watch.sender_event)
     revocation.on_revoked(watch.revoked)
+    if resumption is not None and resumption.able:
+        revocation.on_handover_offered(watch.hand_over)
     if watch.ended.done():  # killed or gone already: the engine is not called
         _conclude(run, watch, None, sender)
         return run
-    pump = _Pump(engine, context, sender, codec, hooks, run)
+    pump = _Pump(engine, context, sender, codec, hooks, run, replay)
     task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
     try:
         await asyncio.wait((task, watch.ended), return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +150,7 @@ class _Watch:
     Attributes:
         ended: Why the engine must end now.
         asked: Why it was asked to end, politely and with a grace period.
+        can_hand_over: Whether another worker can take the stream over as it is now.
     """
 
     def __init__(self, context: Context, stop_grace: float) -> None:
@@ -132,6 +160,7 @@ class _Watch:
         self._timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[StreamEnd] = self._loop.create_future()
         self.asked: StreamEnd | None = None
+        self.can_hand_over: Callable[[], bool] = lambda: False
 
     def sender_event(self, event: WorkerEvent) -> None:
         match event:
@@ -141,6 +170,9 @@ class _Watch:
             case WorkerEvent.LOST:
                 self._context.kill()
                 self._end(StreamEnd.LOST)
+            case WorkerEvent.SUPERSEDED:
+                self._context.kill()
+                self._end(StreamEnd.SUPERSEDED)
             case _:
                 self._context.kill()
                 self._end(StreamEnd.KILLED)
@@ -149,9 +181,16 @@ class _Watch:
         if reason is Revoked.LEASE_LOST:
             self._context.kill()
             self._end(StreamEnd.LEASE_LOST)
+        elif self.can_hand_over() and self.asked is None:
+            self.hand_over()
         else:
             self._context.stop_generating()
             self._end_later(StreamEnd.SHUTDOWN)
+
+    def hand_over(self) -> None:
+        """End between two items, without a word to the engine that it could answer to."""
+        if self.asked is None:
+            self._end(StreamEnd.HANDED_OVER)
 
     def _end_later(self, end: StreamEnd) -> None:
         self.asked = self.asked or end
@@ -177,6 +216,7 @@ class _Pump:
     codec: PayloadCodec
     hooks: ResponseHooks
     run: ResponseRun
+    replay: Replay
     closing: bool = False
 
     async def serve(self, value: object) -> None:
@@ -187,17 +227,25 @@ class _Pump:
             self.run.accepted = True
             self.hooks.accepted()
             await self._write_items(stream)
+            self.run.exhausted = not self.closing
+            if not self.context.is_stopped():
+                self.replay.check_complete()
         finally:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
 
     async def _write_items(self, stream: AsyncIterator[Any]) -> None:
-        sender, hooks, run = self.sender, self.hooks, self.run
+        sender, hooks, run, replay = self.sender, self.hooks, self.run, self.replay
         async for item in stream:
             if self.closing:
                 return  # it swallowed its cancellation and went on
             body = encode_item(item, self.codec)
+            if replay.pending:
+                replay.drop(body)
+                if replay.dropped % BREATH == 0:
+                    await asyncio.sleep(0)
+                continue
             hooks.item_written(len(body))
             sender.write_item(body)
             run.items += 1
@@ -247,12 +295,14 @@ def _conclude(
 ) -> None:
     """Say why the stream ended. What came from outside first is stronger than its echo."""
     outside = watch.ended.result() if watch.ended.done() else None
-    if outside is StreamEnd.LEASE_LOST:
+    if outside is StreamEnd.LEASE_LOST or outside is StreamEnd.SUPERSEDED:
         run.end = outside
     elif sender.killed:
         run.end = StreamEnd.KILLED
     elif isinstance(error, PublishError) or sender.lost is not None:
         run.end, run.error = StreamEnd.LOST, sender.lost or error
+    elif outside is StreamEnd.HANDED_OVER and not run.exhausted:
+        run.end = outside
     elif error is not None:
         run.end, run.error = _engine_end(run, error), error
     else:

@@ -200,6 +200,19 @@ DIAL_RETRIES = Series(
     "dialback_dial_retries_total",
     "Dials to a requester repeated within one delivery",
 )
+STREAMS_RESUMED = Series(
+    "dialback_streams_resumed_total",
+    "Response streams that this worker went on with after another one",
+)
+REPLAYED_ITEMS = Series(
+    "dialback_replayed_items_total",
+    "Items an engine yielded again and the requester had already; not written",
+)
+HANDOVER = Series(
+    "dialback_handover_seconds",
+    "From the last item of the earlier worker to the first of this one, on resumed streams",
+    (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
 QUEUE_WAIT = Series(
     "dialback_queue_wait_seconds",
     "Time from a request's publication to its delivery (cross-process wall-clock, seconds)",

@@ -64,6 +64,9 @@ class ServiceMetrics:
         self._dial_retries = counter(registry, names.DIAL_RETRIES)
         self._reconnects = counter(registry, names.RECONNECTS)
         self._queue_wait = histogram(registry, names.QUEUE_WAIT)
+        self._streams_resumed = counter(registry, names.STREAMS_RESUMED)
+        self._replayed_items = counter(registry, names.REPLAYED_ITEMS)
+        self._handover = histogram(registry, names.HANDOVER)
         self._drain_state = gauge(registry, names.DRAIN_STATE)
         self._last_pull = gauge(registry, names.LAST_PULL_SUCCESS)
 
@@ -120,6 +123,18 @@ class ServiceMetrics:
     def count_dial_retry(self) -> None:
         """Count one dial that is tried again within a delivery."""
         self._dial_retries.inc()
+
+    def count_resumed(self) -> None:
+        """Count one response stream that was begun by another worker."""
+        self._streams_resumed.inc()
+
+    def count_replayed(self, items: int) -> None:
+        """Count items that an engine yielded again and that were not written."""
+        self._replayed_items.inc(items)
+
+    def observe_handover(self, seconds: float) -> None:
+        """Record how long a requester went without an item while workers changed, in seconds."""
+        self._handover.observe(max(0.0, seconds))
 
     def observe_queue_wait(self, seconds: float) -> None:
         """Record how long a request lay in the queue, in seconds; negative counts as 0."""

@@ -13,6 +13,7 @@ def test_public_names() -> None:
         "EndState",
         "Engine",
         "EngineRefusedError",
+        "Interruption",
         "Outcome",
         "PayloadTooLargeError",
         "QueueError",

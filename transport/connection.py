@@ -250,6 +250,12 @@ class FrameConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def half_close(self) -> None:
+        """Flush, then FIN; go on reading until the peer closes."""
+        self.flush()
+        if self._transport is not None and self.open:
+            self._transport.write_eof()
+
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""
         self._deaf = True

@@ -17,6 +17,7 @@ import tenacity
 
 from dialback.errors import CallHomeForbiddenError, DialError, PublishError
 from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import LINGER, ResponseSender
 
 _GONE: Final = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
@@ -41,6 +42,12 @@ class DialSettings:
     linger: float = LINGER
 
 
+@dataclass(frozen=True, slots=True)
+class _Handshake:
+    subject: str
+    offer: ResumeOffer | None
+
+
 class Dialer:
     """Opens response streams to requesters."""
 
@@ -56,7 +63,12 @@ class Dialer:
         self._on_retry = on_retry
 
     async def dial(
-        self, address: Address, subject: str, *, total_timeout: float | None = None
+        self,
+        address: Address,
+        subject: str,
+        *,
+        total_timeout: float | None = None,
+        offer: ResumeOffer | None = None,
     ) -> ResponseSender:
         """Connect to ``address`` and write the handshake for ``subject``.
 
@@ -64,6 +76,7 @@ class Dialer:
             address: Where the requester listens.
             subject: The stream subject.
             total_timeout: Seconds for all attempts, if less than the settings allow.
+            offer: Who dials, on a stream that its requester announced as resumable.
 
         Raises:
             CallHomeForbiddenError: If the address resolves outside the allow-list.
@@ -75,6 +88,7 @@ class Dialer:
         if total_timeout is not None:
             limit = min(limit, total_timeout)
         end = asyncio.get_running_loop().time() + limit
+        handshake = _Handshake(subject, offer)
         attempt = 0
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(settings.attempts) | tenacity.stop_before_delay(limit),
@@ -86,7 +100,7 @@ class Dialer:
             async for attempt_context in retrying:
                 with attempt_context:
                     attempt = attempt_context.retry_state.attempt_number
-                    sender = await self._attempt(address, subject, end, attempt)
+                    sender = await self._attempt(address, handshake, end, attempt)
                     sender.dials = attempt
                     return sender
         except tenacity.RetryError as error:
@@ -97,7 +111,7 @@ class Dialer:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(
-        self, address: Address, subject: str, end: float, attempt: int
+        self, address: Address, handshake: "_Handshake", end: float, attempt: int
     ) -> ResponseSender:
         loop = asyncio.get_running_loop()
         left = max(0.001, min(self._settings.connect_timeout, end - loop.time()))
@@ -111,7 +125,7 @@ class Dialer:
                 connection = sender.connection
                 await loop.create_connection(lambda: connection, ip, address.port)
                 sender.address = str(address)
-                await sender.send_handshake(subject)
+                await sender.send_handshake(handshake.subject, handshake.offer)
                 return sender
         except TimeoutError as error:
             _abort(sender)

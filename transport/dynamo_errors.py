@@ -32,6 +32,9 @@ from dialback.transport.messages import DynamoError, ResponseStreamPrologue
 _MAX_DIAGNOSTIC_BYTES: Final = 4096
 _CUT: Final = "...[truncated]"
 
+STREAM_INTERRUPTED_REASON: Final = "dialback.stream_interrupted"
+"""Reason of the error item that a requester of ours raises as ``StreamInterrupted``."""
+
 ENGINE_ERRORS: Final[dict[str, type[EngineError]]] = {
     kind.name: kind
     for kind in (
@@ -95,6 +98,16 @@ def dynamo_error(error: EngineError) -> DynamoError:
 def backend_error(kind: type[EngineError], message: str) -> DynamoError:
     """Return an error of our own making, which has no text for an end user."""
     return msgspec.structs.replace(dynamo_error(kind(message)), public=None)
+
+
+def interrupted_error(message: str) -> DynamoError:
+    """Return the error item of a resumable stream that nobody can go on with.
+
+    Args:
+        message: Why, as half a sentence.
+    """
+    error = backend_error(StreamIncomplete, message)
+    return msgspec.structs.replace(error, reason=STREAM_INTERRUPTED_REASON)
 
 
 def error_item_of(exception: BaseException) -> DynamoError:

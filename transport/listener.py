@@ -7,15 +7,17 @@ import asyncio
 import ipaddress
 import socket
 import uuid
+from collections.abc import Callable
 from typing import Final
 
 import ifaddr
 
 from dialback.errors import ConfigError, ConnectionInfoError
 from dialback.transport.address import Address, parse_address
-from dialback.transport.messages import PayloadCodec, StreamType
-from dialback.transport.receiver import IncomingConnection, ResponseReceiver
-from dialback.transport.response_stream import RequesterEnd
+from dialback.transport.incoming import IncomingConnection
+from dialback.transport.line import Interruption, Resumable
+from dialback.transport.messages import CallHomeHandshake, PayloadCodec, StreamType
+from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.two_part import MAX_CONTROL_BYTES, MAX_DATA_BYTES, FrameLimits
 
 HANDSHAKE_TIMEOUT: Final = 10.0
@@ -90,15 +92,33 @@ class ResponseListener:
             raise ConfigError(f"{error}; set DIALBACK_ADVERTISE to host or host:port") from error
         return address.host, address.port
 
-    def register(self, codec: PayloadCodec) -> ResponseReceiver:
-        """Register a new, unguessable stream subject. Do it before the request is published."""
-        receiver = ResponseReceiver(str(uuid.uuid4()), codec, on_settled=self._settled)
+    def register(
+        self,
+        codec: PayloadCodec,
+        *,
+        resume: Resumable | None = None,
+        on_interruption: Callable[[Interruption], None] | None = None,
+    ) -> ResponseReceiver:
+        """Register a new, unguessable stream subject. Do it before the request is published.
+
+        Args:
+            codec: Codec of the items.
+            resume: For a stream that goes on when its worker is lost.
+            on_interruption: Called for each worker that is lost.
+        """
+        receiver = ResponseReceiver(
+            str(uuid.uuid4()),
+            codec,
+            on_settled=self._settled,
+            resume=resume,
+            on_interruption=on_interruption,
+        )
         self._registered[receiver.subject] = receiver
         return receiver
 
     @property
     def registered(self) -> int:
-        """Subjects that wait for a worker."""
+        """Subjects that a worker may dial."""
         return len(self._registered)
 
     @property
@@ -129,16 +149,14 @@ class ResponseListener:
         self._connections.add(incoming)
         return incoming
 
-    def _claim(self, incoming: IncomingConnection, end: RequesterEnd) -> ResponseReceiver | None:
+    def _claim(self, handshake: CallHomeHandshake) -> ResponseReceiver | None:
         """Return the stream that a handshake names, or ``None`` to refuse it."""
-        del incoming
-        handshake = end.handshake
-        if handshake is None or handshake.stream_type is not StreamType.RESPONSE:
+        if handshake.stream_type is not StreamType.RESPONSE:
             return None
         return self._registered.get(handshake.subject)
 
     def _settled(self, receiver: ResponseReceiver) -> None:
-        """The first item or the end is there: the subject is spent."""
+        """No further worker may serve the stream: the subject is spent."""
         self._registered.pop(receiver.subject, None)
 
 

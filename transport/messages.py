@@ -8,6 +8,7 @@ Source: protocol sections 3, 4, 6 and 10 (Dynamo's ``RequestControlMessage``,
 ``NetworkStreamWrapper``, ``Annotated``, ``DynamoError``).
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated as Constrained
 from typing import Any, Final
@@ -71,7 +72,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     info: str
 
 
-class TcpConnectionInfo(msgspec.Struct, frozen=True):
+class TcpConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """The ``info`` document of transport ``tcp_server``.
 
     Attributes:
@@ -79,12 +80,15 @@ class TcpConnectionInfo(msgspec.Struct, frozen=True):
         subject: The stream subject: names one response stream there.
         context: Equal to the control message's ``id``.
         stream_type: ``response`` for the stream of answers.
+        resumable: 1 if the subject is kept for another worker (overview section 4); ours
+            alone, left out when 0.
     """
 
     address: str
     subject: str
     context: str
     stream_type: str
+    resumable: int = 0
 
 
 class RequestControlMessage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -120,10 +124,62 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     Attributes:
         subject: The stream subject of the connection info.
         stream_type: ``response``.
+        resume: 1 if the worker waits for a :class:`ResumeAnswer`. This key and the next two
+            are ours alone (overview section 4) and left out together.
+        delivery: Which delivery of the request dials, 1 for the first.
+        epoch: When the consumer was created, Unix nanoseconds.
     """
 
     subject: str
     stream_type: StreamType
+    resume: int | msgspec.UnsetType = msgspec.UNSET
+    delivery: _U64 | msgspec.UnsetType = msgspec.UNSET
+    epoch: _U64 | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def offer(self) -> "ResumeOffer | None":
+        """What the worker announced; ``None`` for one that knows nothing of it."""
+        if self.resume != 1:
+            return None
+        return ResumeOffer(self.delivery or 0, self.epoch or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeOffer:
+    """What a worker says of itself when it dials a resumable stream.
+
+    Attributes:
+        delivery: Which delivery of the request it serves, 1 for the first.
+        epoch: When the consumer was created, Unix nanoseconds: with a new consumer the
+            delivery numbers begin anew.
+    """
+
+    delivery: int
+    epoch: int
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """What is compared: of two workers the one of the higher rank serves the stream."""
+        return self.epoch, self.delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeAnswer:
+    """What the requester has of a resumable stream; written by ``resume_frames``.
+
+    Attributes:
+        resume: Items in the stream's buffer or beyond it, error items included.
+        fruitless: Workers in a row that were lost without a new item.
+        delivered: Those items, if the requester keeps them.
+        digest: XXH3-64 over the bodies of their frames, in hex; empty if there are none.
+        waited_ms: Milliseconds since the last of them, or since the request was registered.
+    """
+
+    resume: int
+    fruitless: int
+    delivered: list[Any] | None = None
+    digest: str = ""
+    waited_ms: int = 0
 
 
 class DynamoError(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

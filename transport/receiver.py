@@ -1,47 +1,34 @@
 """The requester's end of one response stream: items in the order written, one end.
 
-A :class:`ResponseReceiver` outlives connections: until the first item it waits for the next
-worker when one is lost, and the newest dial wins (overview section 4, first step). Items are
-decoded as they arrive, because the final is what ends the stream (protocol D-18).
+A :class:`ResponseReceiver` outlives connections. Until the first item it waits for the next
+worker when one is lost, and the newest dial wins; a resumable stream waits until its end
+(overview section 4). Items are decoded as they arrive, because the final is what ends the
+stream (protocol D-18).
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
-from dialback.errors import (
-    DialbackError,
-    ProtocolError,
-    PublishError,
-    ResponseError,
-    StreamInterrupted,
+from dialback.errors import DialbackError, ProtocolError, ResponseError, StreamInterrupted
+from dialback.transport import fencing
+from dialback.transport.backlog import Backlog
+from dialback.transport.dynamo_errors import (
+    STREAM_INTERRUPTED_REASON,
+    read_error,
+    read_refusal,
 )
-from dialback.transport.connection import FrameConnection
-from dialback.transport.dynamo_errors import read_error, read_refusal
+from dialback.transport.line import Interruption, Line, LineEnd, Resumable
 from dialback.transport.messages import (
     Annotated,
     DynamoError,
     PayloadCodec,
     ResponseStreamPrologue,
+    ResumeOffer,
     decode_item,
 )
-from dialback.transport.response_stream import (
-    KILL_FRAME,
-    STOP_FRAME,
-    EndState,
-    RequesterEnd,
-    RequesterEvent,
-    end_state,
-)
-from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
-
-MAX_BUFFERED_ITEMS: Final = 64
-"""Items waiting for the caller before the worker is held back; Dynamo's channel size."""
-MAX_BUFFERED_BYTES: Final = 1024 * 1024
-"""Their bytes: large items are held back sooner, whatever their number."""
-_CLOSE_TIMEOUT: Final = 10.0  # seconds from the final to the worker's sentinel
-_HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+from dialback.transport.response_stream import KILL_FRAME, STOP_FRAME, EndState, end_state
+from dialback.transport.tally import Tally
 
 
 class ResponseReceiver:
@@ -51,34 +38,60 @@ class ResponseReceiver:
         subject: The stream subject.
         end: How the stream ended, or ``None``.
         items: Items handed to the caller.
-        interruptions: Connections lost before the stream ended.
+        interruptions: Workers lost before the stream ended.
+        resumed: Workers that went on where another one had been lost.
+        delivery: Which delivery the last worker served; 0 before, or if it did not say.
         dialled: Whether a worker has dialled back at least once.
     """
 
     def __init__(
-        self, subject: str, codec: PayloadCodec, *, on_settled: Callable[["ResponseReceiver"], None]
+        self,
+        subject: str,
+        codec: PayloadCodec,
+        *,
+        on_settled: Callable[["ResponseReceiver"], None],
+        resume: Resumable | None = None,
+        on_interruption: Callable[[Interruption], None] | None = None,
     ) -> None:
+        """Begin.
+
+        Args:
+            subject: The stream subject.
+            codec: Codec of the items.
+            on_settled: Called when no further worker may serve the subject.
+            resume: How the stream goes on without its worker; ``None`` if it does not.
+            on_interruption: Called on the event loop after each interruption.
+        """
         self.subject = subject
         self.end: EndState | None = None
         self.items = 0
         self.interruptions = 0
+        self.resumed = 0
+        self.delivery = 0
         self.dialled = False
         self._codec = codec
         self._on_settled = on_settled
-        self._received = 0
-        self._buffer: deque[tuple[Any, int]] = deque()
-        self._buffered_bytes = 0
+        self._resume = resume
+        self._on_interruption = on_interruption
+        history_bytes = resume.history_bytes if resume is not None else 0
+        self._tally = Tally(resumable=resume is not None, history_bytes=history_bytes)
+        self._backlog = Backlog()
         self._error: DialbackError | None = None
-        self._current: IncomingConnection | None = None
+        self._current: Line | None = None
         self._stopped = False
         self._killed = False
         self._held_back = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another worker may go on with the stream."""
+        return self._resume is not None
 
     @property
     def started(self) -> bool:
         """Whether a first item or the end has arrived."""
-        return self._received > 0 or self.end is not None
+        return self._tally.items > 0 or self.end is not None
 
     @property
     def connected(self) -> bool:
@@ -98,17 +111,12 @@ class ResponseReceiver:
             StreamInterrupted: If the stream ended before its final.
             RequestTimeoutError, DeadlineExceededError: What :meth:`fail` was given.
         """
-        while not self._buffer:
+        while not self._backlog:
             if self.end is not None:
                 raise self._error or StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        item, size = self._buffer.popleft()
-        self._buffered_bytes -= size
-        if self._held_back and self._has_room():
+            await self._backlog.wait()
+        item = self._backlog.take()
+        if self._held_back and self._backlog.roomy:
             self._hold_back(False)
         if isinstance(item, ResponseError):
             raise item
@@ -141,15 +149,31 @@ class ResponseReceiver:
 
     # --- the connections' side --------------------------------------------------------
 
-    def attach(self, connection: "IncomingConnection") -> None:
-        """A worker has shaken hands. The newest dial wins."""
-        older, self._current = self._current, connection
+    def judge(self, offer: ResumeOffer | None) -> fencing.Verdict:
+        """Decide whether a worker that dials now may serve the stream."""
+        serving = fencing.Serving(self._current.offer) if self._current is not None else None
+        return fencing.judge(offer if self.resumable else None, serving, self._tally.items)
+
+    def attach(self, line: Line) -> None:
+        """A worker has shaken hands and serves the stream from now on."""
+        older, self._current = self._current, line
         self.dialled = True
+        self._cancel_patience()
         if older is not None:
-            self.interruptions += 1
-            older.discard()
+            self._interrupted_by(LineEnd.LOST, "a newer worker dialled")
+            if older.offer is None:
+                older.discard()
+            else:
+                older.dismiss(line.offer.delivery if line.offer is not None else 0)
+        self.delivery = line.offer.delivery if line.offer is not None else 0
+        if self._tally.items:
+            self.resumed += 1
+        if line.offer is not None:
+            line.send(self._tally.answer(self._codec))
+        if self._held_back:
+            line.hold_back(True)
         if self._stopped:
-            connection.send(STOP_FRAME)
+            line.send(STOP_FRAME)
 
     def refuse(self, prologue: ResponseStreamPrologue) -> None:
         """The engine refused the request."""
@@ -161,190 +185,92 @@ class ResponseReceiver:
         try:
             wrapper = decode_item(body, self._codec)
         except ProtocolError as error:
-            self._put(ResponseError("Unknown", str(error)), len(body))
+            self._put(ResponseError("Unknown", str(error)), body)
             return False
         if wrapper.data is not None:
-            self._put(_item_of(wrapper.data), len(body))
+            self._put(_item_of(wrapper.data), body)
         elif not wrapper.complete_final:
-            self._put(ResponseError("Unknown", "empty response received"), len(body))
-        if wrapper.complete_final:
+            self._put(ResponseError("Unknown", "empty response received"), body)
+        if wrapper.complete_final and self.end is None:
             self._finish(end_state(final_seen=True, cancelled=False))
         return wrapper.complete_final
 
-    def detach(self, connection: "IncomingConnection", why: str, *, orderly: bool) -> None:
+    def detach(self, line: Line, how: LineEnd, why: str) -> None:
         """The worker's connection ended before the final.
 
         Args:
-            connection: Which one; an older one changes nothing.
+            line: Which one; an older one changes nothing.
+            how: In order or not.
             why: For the error text.
-            orderly: Whether the worker itself ended it (sentinel, violation): then no
-                other worker will come for this request.
         """
-        if connection is not self._current or self.end is not None:
+        if line is not self._current or self.end is not None:
             return
         self._current = None
-        self.interruptions += 1
-        if self._received or orderly or self._stopped:
+        self._interrupted_by(how, why)
+        if not self._another_may_come(line, how):
             self._interrupt(why)
+        elif self._resume is not None and self._tally.items:
+            # Before the first item the caller's own timeout is the limit.
+            loop, seconds = asyncio.get_running_loop(), self._resume.timeout
+            why = f"no other worker came within {seconds:g} s ({why})"
+            self._patience = loop.call_later(seconds, self._interrupt, why)
+
+    def _another_may_come(self, line: Line, how: LineEnd) -> bool:
+        if self._stopped or how is LineEnd.VIOLATION:
+            return False
+        if line.offer is not None:
+            return True
+        return how is LineEnd.LOST and self._tally.items == 0
+
+    def _interrupted_by(self, how: LineEnd, reason: str) -> None:
+        handed_over = how is LineEnd.SENTINEL
+        self.interruptions += 1
+        self._tally.worker_ended(orderly=handed_over)
+        if self._on_interruption is not None:
+            interruption = Interruption(
+                delivery=self.delivery,
+                items=self._tally.items,
+                handed_over=handed_over,
+                reason=reason,
+            )
+            asyncio.get_running_loop().call_soon(self._on_interruption, interruption)
 
     def _interrupt(self, why: str) -> None:
         state = end_state(final_seen=False, cancelled=self._stopped or self._killed)
         if state is EndState.BROKEN:
-            self._error = StreamInterrupted(self._received, why)
+            self._error = StreamInterrupted(self._tally.items, why)
         self._finish(state)
 
-    def _put(self, item: object, size: int) -> None:
-        first = self._received == 0
-        self._received += 1
-        self._buffer.append((item, size))
-        self._buffered_bytes += size
-        if not self._held_back and self._is_full():
+    def _put(self, item: object, body: bytes) -> None:
+        if self.end is not None:
+            return
+        if isinstance(item, ResponseError) and item.reason == STREAM_INTERRUPTED_REASON:
+            self._interrupt(item.message)
+            return
+        self._tally.add(body)
+        self._backlog.put(item, len(body))
+        if not self._held_back and self._backlog.full:
             self._hold_back(True)
-        self._wake()
-        if first:
+        if self._tally.items == 1 and (self._current is None or self._current.offer is None):
             self._on_settled(self)
-
-    def _is_full(self) -> bool:
-        items, size = len(self._buffer), self._buffered_bytes
-        return items >= MAX_BUFFERED_ITEMS or size >= MAX_BUFFERED_BYTES
-
-    def _has_room(self) -> bool:
-        """Whether enough was taken to read on; half, so that reading does not flutter."""
-        items, size = len(self._buffer), self._buffered_bytes
-        return items <= MAX_BUFFERED_ITEMS // 2 and size <= MAX_BUFFERED_BYTES // 2
 
     def _finish(self, state: EndState) -> None:
         self.end = state
+        self._cancel_patience()
         if self._held_back:
             self._hold_back(False)
-        self._wake()
+        self._backlog.wake()
         self._on_settled(self)
+
+    def _cancel_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _hold_back(self, value: bool) -> None:
         self._held_back = value
         if self._current is not None:
             self._current.hold_back(value)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class IncomingConnection:
-    """One accepted connection: from its handshake to its close.
-
-    Owned by the listener, which gives ``claim`` to look the subject up.
-    """
-
-    def __init__(
-        self,
-        claim: Callable[["IncomingConnection", RequesterEnd], ResponseReceiver | None],
-        *,
-        on_closed: Callable[["IncomingConnection"], None],
-        limits: FrameLimits,
-        handshake_timeout: float,
-    ) -> None:
-        self._claim = claim
-        self._on_closed = on_closed
-        self._end = RequesterEnd()
-        self._receiver: ResponseReceiver | None = None
-        self._limits = limits
-        # 64 KiB for whoever may connect; large items only from a worker that was asked for.
-        self.connection = FrameConnection(self, limits=_HANDSHAKE_LIMITS)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(handshake_timeout, self.connection.reset)
-
-    def frame_received(self, message: TwoPartMessage) -> None:
-        """Take one frame of the worker."""
-        try:
-            event = self._end.receive(message)
-        except ProtocolError as error:
-            self.protocol_failed(error)
-            return
-        match event:
-            case RequesterEvent.ITEM if self._receiver is not None:
-                self._item(message.data, self._receiver)
-            case RequesterEvent.HANDSHAKE:
-                self._handshake()
-            case RequesterEvent.REFUSAL if self._receiver is not None:
-                assert self._end.prologue is not None  # noqa: S101 -- set by receive()
-                self._receiver.refuse(self._end.prologue)
-                self.connection.close()
-            case RequesterEvent.SENTINEL:
-                self._sentinel()
-            case _:
-                pass
-
-    def _handshake(self) -> None:
-        self._timer.cancel()
-        self._receiver = self._claim(self, self._end)
-        if self._receiver is None:
-            self.connection.reset()
-        else:
-            self.connection.allow(self._limits)
-            self._receiver.attach(self)
-
-    def _item(self, body: bytes, receiver: ResponseReceiver) -> None:
-        if receiver.receive_body(body):
-            self._end.advance(RequesterEvent.FINAL)
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_CLOSE_TIMEOUT, self.connection.close)
-
-    def _sentinel(self) -> None:
-        if self._receiver is not None:
-            self._receiver.detach(self, "the worker ended it without a final", orderly=True)
-        self.connection.close()
-
-    def protocol_failed(self, error: ProtocolError) -> None:
-        """A frame that is not allowed: tell the worker, end."""
-        if self._receiver is None:
-            self.connection.reset()
-            return
-        self.send(KILL_FRAME)
-        self.connection.close()
-        self._receiver.detach(self, f"the worker broke the protocol: {error}", orderly=True)
-
-    def peer_finished(self) -> None:
-        """A FIN: after the sentinel expected, before the final a loss."""
-        if self._receiver is not None:
-            self._receiver.detach(self, "the worker closed the connection", orderly=False)
-        self.connection.close()
-
-    def connection_lost(self, error: PublishError | None) -> None:
-        """The connection is gone."""
-        self._timer.cancel()
-        if self._receiver is not None:
-            why = str(error) if error else "the connection was closed"
-            self._receiver.detach(self, why, orderly=False)
-        self._on_closed(self)
-
-    def send(self, frame: bytes) -> None:
-        """Write a control frame; a connection that is gone needs none."""
-        try:
-            self.connection.write(frame)
-        except PublishError:
-            return
-        self.connection.flush()
-        if frame is KILL_FRAME:
-            self.connection.close()
-
-    def hold_back(self, value: bool) -> None:
-        """Stop or resume reading."""
-        if value:
-            self.connection.pause_reading()
-        else:
-            self.connection.resume_reading()
-
-    def close(self) -> None:
-        """Kill the stream that is received here, and close."""
-        if self._receiver is not None:
-            self._receiver.kill()
-        self.connection.close()
-
-    def discard(self) -> None:
-        """A newer worker serves the stream: this one's subject is spent."""
-        self._receiver = None
-        self.connection.reset()
 
 
 def _item_of(annotated: Annotated) -> object:

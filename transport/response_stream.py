@@ -13,17 +13,21 @@ known at the final and what follows cannot spoil it (D-18), three end states (D-
 from enum import Enum, StrEnum
 from typing import Final
 
+import msgspec
+
 from dialback.errors import ProtocolError
 from dialback.transport.messages import (
     CallHomeHandshake,
     ControlMessage,
     ResponseStreamPrologue,
+    ResumeOffer,
     StreamType,
     decode_control,
     decode_handshake,
     decode_prologue,
     encode_document,
 )
+from dialback.transport.resume_frames import is_answer, read_superseded
 from dialback.transport.two_part import TwoPartMessage, encode
 
 STOP_FRAME: Final = encode(encode_document(ControlMessage.STOP))
@@ -39,6 +43,7 @@ class WorkerState(Enum):
     """Where the worker's end is."""
 
     DIALLED = "dialled"
+    OFFERED = "offered"
     OPEN = "open"
     STREAMING = "streaming"
     STOPPING = "stopping"
@@ -51,6 +56,7 @@ class WorkerEvent(Enum):
     """What happens at the worker's end."""
 
     HANDSHAKE = "write handshake"
+    OFFER = "write resumable handshake"
     PROLOGUE = "write prologue"
     REFUSAL = "write error prologue"
     ITEM = "write item"
@@ -59,6 +65,8 @@ class WorkerEvent(Enum):
     STOP = "stop received"
     KILL = "kill received"
     VIOLATION = "violation received"
+    ANSWER = "answer received"
+    SUPERSEDED = "superseded received"
     LOST = "connection lost"
 
 
@@ -70,11 +78,20 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.DIALLED, _WE.KILL): _W.ABORTED,
     (_W.DIALLED, _WE.VIOLATION): _W.ABORTED,
     (_W.DIALLED, _WE.LOST): _W.ABORTED,
+    (_W.DIALLED, _WE.OFFER): _W.OFFERED,
+    # Only here is an answer no violation (overview section 4).
+    (_W.OFFERED, _WE.ANSWER): _W.OPEN,
+    (_W.OFFERED, _WE.STOP): _W.OFFERED,
+    (_W.OFFERED, _WE.KILL): _W.ABORTED,
+    (_W.OFFERED, _WE.VIOLATION): _W.ABORTED,
+    (_W.OFFERED, _WE.SUPERSEDED): _W.ABORTED,
+    (_W.OFFERED, _WE.LOST): _W.ABORTED,
     (_W.OPEN, _WE.PROLOGUE): _W.STREAMING,
     (_W.OPEN, _WE.REFUSAL): _W.FINISHING,
     (_W.OPEN, _WE.STOP): _W.OPEN,
     (_W.OPEN, _WE.KILL): _W.ABORTED,
     (_W.OPEN, _WE.VIOLATION): _W.ABORTED,
+    (_W.OPEN, _WE.SUPERSEDED): _W.ABORTED,
     (_W.OPEN, _WE.LOST): _W.ABORTED,
     (_W.STREAMING, _WE.ITEM): _W.STREAMING,
     (_W.STREAMING, _WE.FINAL): _W.FINISHING,
@@ -82,6 +99,7 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.STREAMING, _WE.STOP): _W.STOPPING,
     (_W.STREAMING, _WE.KILL): _W.ABORTED,
     (_W.STREAMING, _WE.VIOLATION): _W.ABORTED,
+    (_W.STREAMING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.STREAMING, _WE.LOST): _W.ABORTED,
     (_W.STOPPING, _WE.ITEM): _W.STOPPING,
     (_W.STOPPING, _WE.FINAL): _W.FINISHING,
@@ -89,13 +107,17 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.STOPPING, _WE.STOP): _W.STOPPING,
     (_W.STOPPING, _WE.KILL): _W.ABORTED,
     (_W.STOPPING, _WE.VIOLATION): _W.ABORTED,
+    (_W.STOPPING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.STOPPING, _WE.LOST): _W.ABORTED,
     (_W.FINISHING, _WE.SENTINEL): _W.LINGER,
     (_W.FINISHING, _WE.STOP): _W.FINISHING,
     (_W.FINISHING, _WE.KILL): _W.ABORTED,
     (_W.FINISHING, _WE.VIOLATION): _W.ABORTED,
+    (_W.FINISHING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.FINISHING, _WE.LOST): _W.ABORTED,
-    # Everything is written: whatever the peer does now is its way of closing.
+    # Everything is written, but a newer worker says that it was not received.
+    (_W.LINGER, _WE.SUPERSEDED): _W.ABORTED,
+    # Whatever else the peer does now is its way of closing.
     (_W.LINGER, _WE.STOP): _W.LINGER,
     (_W.LINGER, _WE.KILL): _W.LINGER,
     (_W.LINGER, _WE.VIOLATION): _W.LINGER,
@@ -103,17 +125,27 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.ABORTED, _WE.STOP): _W.ABORTED,
     (_W.ABORTED, _WE.KILL): _W.ABORTED,
     (_W.ABORTED, _WE.VIOLATION): _W.ABORTED,
+    (_W.ABORTED, _WE.SUPERSEDED): _W.ABORTED,
     (_W.ABORTED, _WE.LOST): _W.ABORTED,
 }
 
 
 class WorkerEnd:
-    """The worker's end of one response stream: frames to write, meaning of what is read."""
+    """The worker's end of one response stream: frames to write, meaning of what is read.
 
-    __slots__ = ("state",)
+    Attributes:
+        state: Where it is.
+        answer: The requester's answer to a resumable handshake.
+        superseded_by: Number of the delivery that serves the stream instead, or 0.
+    """
+
+    __slots__ = ("_offered", "answer", "state", "superseded_by")
 
     def __init__(self) -> None:
         self.state = WorkerState.DIALLED
+        self.answer: TwoPartMessage | None = None
+        self.superseded_by = 0
+        self._offered = False
 
     def advance(self, event: WorkerEvent) -> None:
         """Go to the next state.
@@ -128,11 +160,16 @@ class WorkerEnd:
             raise ProtocolError(f"cannot {event.value} while {self.state.value}")
         self.state = following
 
-    def handshake(self, subject: str) -> bytes:
-        """Return the handshake's frame."""
-        self.advance(WorkerEvent.HANDSHAKE)
+    def handshake(self, subject: str, offer: ResumeOffer | None = None) -> bytes:
+        """Return the handshake's frame; with an offer the one that is answered."""
         document = CallHomeHandshake(subject=subject, stream_type=StreamType.RESPONSE)
-        return encode(encode_document(document))
+        if offer is None:
+            self.advance(WorkerEvent.HANDSHAKE)
+            return encode(encode_document(document))
+        self.advance(WorkerEvent.OFFER)
+        self._offered = True
+        announced = {"resume": 1, "delivery": offer.delivery, "epoch": offer.epoch}
+        return encode(encode_document(msgspec.structs.replace(document, **announced)))
 
     def prologue(self, refusal: ResponseStreamPrologue | None = None) -> bytes:
         """Return the prologue's frame: accepted, or the refusal."""
@@ -143,7 +180,7 @@ class WorkerEnd:
         """Return what a frame from the requester means; ``None`` for an empty frame.
 
         Anything that is no stop and no kill is a violation, and counts as a kill
-        (protocol section 7.3).
+        (protocol section 7.3), unless the worker has offered to resume.
         """
         if not message.header and not message.data:
             return None
@@ -153,8 +190,20 @@ class WorkerEnd:
         event = {ControlMessage.STOP: WorkerEvent.STOP, ControlMessage.KILL: WorkerEvent.KILL}.get(
             control or ControlMessage.SENTINEL, WorkerEvent.VIOLATION
         )
+        if control is None and self._offered:
+            event = self._answered(message)
         self.advance(event)
         return event
+
+    def _answered(self, message: TwoPartMessage) -> WorkerEvent:
+        if self.state is WorkerState.OFFERED and is_answer(message):
+            self.answer = message
+            return WorkerEvent.ANSWER
+        newer = read_superseded(message)
+        if newer is None:
+            return WorkerEvent.VIOLATION
+        self.superseded_by = newer
+        return WorkerEvent.SUPERSEDED
 
 
 def _lenient_control(header: bytes) -> ControlMessage | None:

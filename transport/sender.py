@@ -8,22 +8,29 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from dialback.errors import ProtocolError, PublishError
+from dialback.errors import ProtocolError, PublishError, StreamSupersededError
 from dialback.transport.connection import FrameConnection
 from dialback.transport.items import data_frame
-from dialback.transport.messages import ResponseStreamPrologue
+from dialback.transport.messages import (
+    PayloadCodec,
+    ResponseStreamPrologue,
+    ResumeAnswer,
+    ResumeOffer,
+)
 from dialback.transport.response_stream import (
     SENTINEL_FRAME,
     WorkerEnd,
     WorkerEvent,
     WorkerState,
 )
+from dialback.transport.resume_frames import read_answer
 from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
 
 LINGER: Final = 10.0
 """Seconds to wait for the requester's FIN after the sentinel, as Dynamo does."""
 
 _CONTROL_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+_ANSWER_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES)
 
 
 class ResponseSender:
@@ -34,6 +41,7 @@ class ResponseSender:
         dials: Dial attempts it took.
         stopped: Whether the requester asked to stop (true after a kill too).
         killed: Whether the requester sent kill, or broke the protocol.
+        superseded: Whether the requester said that a newer delivery serves the stream.
         lost: Why the connection was lost, or ``None``.
         response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
             :meth:`write_final` (frame heads not counted), whether or not they left.
@@ -44,21 +52,40 @@ class ResponseSender:
         self.dials = 1
         self.stopped = False
         self.killed = False
+        self.superseded = False
         self.lost: PublishError | None = None
         self.response_bytes = 0
         self._end = WorkerEnd()
         self._linger = linger
         self._listener: Callable[[WorkerEvent], None] | None = None
         self._peer_finished = asyncio.Event()
+        self._answered = asyncio.Event()
         self.connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the requester sent its FIN."""
+        return self.connection.peer_done
 
     # --- FrameHandler -----------------------------------------------------------------
 
     def frame_received(self, message: TwoPartMessage) -> None:
-        """Take a control frame."""
+        """Take a control frame, an answer or the news of a newer worker."""
         event = self._end.receive(message)
-        if event is not None and self._end.state is not WorkerState.LINGER:
+        if event is WorkerEvent.ANSWER:
+            self.connection.allow(_CONTROL_LIMITS)
+            self._answered.set()
+        elif event is WorkerEvent.SUPERSEDED:
+            self._supersede()
+        elif event is not None and self._end.state is not WorkerState.LINGER:
             self._cancelled(event)
+
+    def _supersede(self) -> None:
+        if self.superseded or self.killed:
+            return
+        self.superseded = True
+        self._answered.set()
+        self._tell(WorkerEvent.SUPERSEDED)
 
     def protocol_failed(self, error: ProtocolError) -> None:
         """Garbage from the requester is a kill (protocol section 7.3)."""
@@ -70,10 +97,12 @@ class ResponseSender:
     def peer_finished(self) -> None:
         """A FIN: after the sentinel the end, before it a half-close."""
         self._peer_finished.set()
+        self._answered.set()
 
     def connection_lost(self, error: PublishError | None) -> None:
         """The connection is gone."""
         self._peer_finished.set()
+        self._answered.set()
         if error is None or self._end.state is WorkerState.LINGER:
             return
         self.lost = error
@@ -84,6 +113,7 @@ class ResponseSender:
         self.stopped = True
         if event is not WorkerEvent.STOP:
             self.killed = True
+            self._answered.set()
         self._tell(event)
 
     def _tell(self, event: WorkerEvent) -> None:
@@ -91,9 +121,14 @@ class ResponseSender:
             self._listener(event)
 
     def on_event(self, listener: Callable[[WorkerEvent], None]) -> None:
-        """Call ``listener`` for each STOP, KILL, VIOLATION and LOST, past ones included."""
+        """Call ``listener`` for each STOP, KILL, VIOLATION, SUPERSEDED and LOST.
+
+        Past ones included.
+        """
         self._listener = listener
-        if self.killed:
+        if self.superseded:
+            listener(WorkerEvent.SUPERSEDED)
+        elif self.killed:
             listener(WorkerEvent.KILL)
         elif self.stopped:
             listener(WorkerEvent.STOP)
@@ -102,16 +137,46 @@ class ResponseSender:
 
     # --- writing ----------------------------------------------------------------------
 
-    async def send_handshake(self, subject: str) -> None:
-        """Write the handshake.
+    async def send_handshake(self, subject: str, offer: ResumeOffer | None = None) -> None:
+        """Write the handshake; with an offer :meth:`resume_answer` is called next.
 
         Raises:
             PublishError: If the connection was lost meanwhile, or the requester ended it.
         """
         if self._end.state is WorkerState.ABORTED:
             raise self.lost or PublishError("ended before the handshake", client_gone=True)
-        self.connection.write(self._end.handshake(subject))
+        if offer is not None:
+            self.connection.allow(_ANSWER_LIMITS)
+        self.connection.write(self._end.handshake(subject, offer))
         await self.connection.drain_all()
+
+    async def resume_answer(self, within: float, codec: PayloadCodec) -> ResumeAnswer:
+        """Return what the requester has of the stream.
+
+        Args:
+            within: Seconds to wait.
+            codec: Codec of the stream, in which the delivered items are written.
+
+        Raises:
+            StreamSupersededError: If a newer delivery serves the stream.
+            PublishError: If the stream is over (reset, FIN or kill; ``client_gone`` is true);
+                if the network failed, there is no answer in time or none that can be read
+                (``client_gone`` is false).
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._answered.wait()
+        except TimeoutError as error:
+            why = f"the requester did not answer the handshake within {within:g} s"
+            raise PublishError(why, client_gone=False) from error
+        if self.superseded:
+            raise StreamSupersededError(self._end.superseded_by)
+        if self._end.answer is None or self.killed:
+            raise self.lost or PublishError("the requester ended the stream", client_gone=True)
+        try:
+            return read_answer(self._end.answer, codec)
+        except ProtocolError as error:
+            raise PublishError(str(error), client_gone=False) from error
 
     async def refused(self, within: float) -> bool:
         """Return whether the requester resets the connection within ``within`` seconds.

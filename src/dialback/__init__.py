@@ -22,10 +22,12 @@ from dialback.errors import (
     StreamMissingError,
 )
 from dialback.ingress.context import Context
-from dialback.ingress.engine import Engine, load_engine
+from dialback.ingress.engine import Engine, engine, load_engine
 from dialback.outcomes import Outcome
-from dialback.requester import Requester, ResponseStream
+from dialback.requester import Requester
 from dialback.settings import Settings
+from dialback.stream import ResponseStream
+from dialback.transport.line import Interruption
 from dialback.transport.response_stream import EndState
 from dialback.worker import Worker, WorkerExit
 
@@ -40,6 +42,7 @@ __all__ = [
     "EndState",
     "Engine",
     "EngineRefusedError",
+    "Interruption",
     "Outcome",
     "PayloadTooLargeError",
     "QueueError",
@@ -56,5 +59,6 @@ __all__ = [
     "Worker",
     "WorkerExit",
     "__version__",
+    "engine",
     "load_engine",
 ]

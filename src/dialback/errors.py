@@ -194,6 +194,18 @@ class PublishError(DialbackError):
         self.client_gone = client_gone
 
 
+class StreamSupersededError(DialbackError):
+    """A newer delivery of the same request serves its stream; this one settles nothing.
+
+    Attributes:
+        delivery: The newer one's number.
+    """
+
+    def __init__(self, delivery: int) -> None:
+        super().__init__(f"delivery {delivery} of the request serves its stream")
+        self.delivery = delivery
+
+
 # --- the queue ----------------------------------------------------------------------------
 
 

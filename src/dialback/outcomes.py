@@ -59,15 +59,34 @@ class Revocation:
     """A one-shot signal that takes a running delivery away; the first reason stays.
 
     ``set`` is called by the queue on the event loop; the ingress awaits ``wait()``
-    or registers a callback, which is called at most once.
+    or registers a callback, which is called at most once. Before it may come a wish:
+    ``offer_handover`` at the beginning of a drain. Whoever can hand its request over to another
+    worker does so, others finish.
     """
 
-    __slots__ = ("_callbacks", "_event", "reason")
+    __slots__ = ("_callbacks", "_event", "_offered", "_takers", "reason")
 
     def __init__(self) -> None:
         self.reason: Revoked | None = None
         self._event = asyncio.Event()
         self._callbacks: list[Callable[[Revoked], None]] = []
+        self._offered = False
+        self._takers: list[Callable[[], None]] = []
+
+    def offer_handover(self) -> None:
+        """The worker drains: a request that another can go on with may be handed over now."""
+        if self._offered:
+            return
+        self._offered = True
+        for taker in self._takers:
+            taker()
+
+    def on_handover_offered(self, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` when a hand-over is offered, or now if it has been."""
+        if self._offered:
+            callback()
+        else:
+            self._takers.append(callback)
 
     def set(self, reason: Revoked) -> None:
         """Revoke the delivery. A second call changes nothing."""
@@ -105,6 +124,10 @@ class Delivery:
         sequence: The message's sequence in that stream.
         number: 1 for the first delivery (JetStream's ``num_delivered``).
         published_ns: When the stream stored it, Unix nanoseconds.
+        attempts: Earlier deliveries in which the requester could not be reached.
+        crashes: Earlier deliveries whose worker died without saying how they ended.
+        epoch: When the lane's consumer was created, Unix nanoseconds: with a new consumer the
+            delivery numbers begin anew.
         revocation: Signals shutdown or a lost lease while the request runs.
     """
 
@@ -116,6 +139,9 @@ class Delivery:
     sequence: int = 0
     number: int = 1
     published_ns: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    epoch: int = 0
     revocation: Revocation = field(default_factory=Revocation)
 
 
@@ -150,10 +176,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedBack:
-    """The delivery ended before its request began in earnest; somebody else takes it."""
+    """The delivery ended but not its request: somebody else takes it.
+
+    Attributes:
+        request_id: The request's id.
+        reason: One sentence for the log.
+        delay: Seconds until the next delivery.
+    """
 
     request_id: str
     reason: str
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

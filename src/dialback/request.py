@@ -18,6 +18,7 @@ from dialback.queue.dead_letter import subject_token
 from dialback.queue.publisher import MESSAGE_ID_HEADER
 from dialback.queue.topology import Endpoint, Lane
 from dialback.transport.items import encode_value
+from dialback.transport.line import Resumable
 from dialback.transport.messages import (
     PayloadCodec,
     RequestControlMessage,
@@ -34,11 +35,13 @@ from dialback.transport.request_headers import (
     SEND_TIME_HEADER,
     START_BY_HEADER,
 )
-from dialback.transport.two_part import MAX_REQUEST_HEADER_BYTES, encode
+from dialback.transport.two_part import MAX_DATA_BYTES, MAX_REQUEST_HEADER_BYTES, encode
 
 _NS: Final = 1_000_000_000
 _SUBJECT_SIZE: Final = 36  # a UUID
 _ADDRESS_SIZE: Final = 64  # a generous host:port
+HISTORY_BYTES: Final = 16 * 1024 * 1024
+"""Items of one stream that are kept for its next worker, unless another number is given."""
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -57,6 +60,7 @@ class Request:
         deadline: Seconds for the whole stream.
         extra_headers: The caller's own NATS headers.
         context: Whose stop and kill are passed on, if any.
+        resume: How its stream goes on when a worker is lost; ``None`` if it does not.
     """
 
     request_id: str
@@ -69,6 +73,7 @@ class Request:
     deadline: float
     extra_headers: Mapping[str, str]
     context: Context | None
+    resume: Resumable | None = None
 
     @classmethod
     def prepare(
@@ -84,11 +89,12 @@ class Request:
         metadata: Mapping[str, str] | None,
         headers: Mapping[str, str] | None,
         context: Context | None,
+        resume: Resumable | None = None,
     ) -> Self:
         """Check and encode a request.
 
         Raises:
-            ConfigError: If endpoint, lane, codec, timeout, deadline or metadata are wrong.
+            ConfigError: If endpoint, lane, codec, metadata or a number of seconds are wrong.
             SerializationError: If the value cannot be written in the codec.
             PayloadTooLargeError: If id and metadata are over 128 KiB.
         """
@@ -108,6 +114,7 @@ class Request:
             deadline=_seconds("deadline", deadline),
             extra_headers={**traced, **(headers or {})},
             context=context,
+            resume=resume,
         )
         size = len(request._control_message("0" * _SUBJECT_SIZE, "0" * _ADDRESS_SIZE))
         if size > MAX_REQUEST_HEADER_BYTES:
@@ -141,6 +148,7 @@ class Request:
             subject=subject,
             context=self.request_id,
             stream_type=StreamType.RESPONSE,
+            resumable=int(self.resume is not None),
         )
         return encode_request_control(
             RequestControlMessage(
@@ -152,6 +160,21 @@ class Request:
                 metadata=dict(self.metadata),
             )
         )
+
+
+def resumption(resumable: bool, timeout: float, keep_history: bool | int) -> Resumable | None:
+    """Return how a stream goes on without its worker, from the arguments of ``generate``.
+
+    Raises:
+        ConfigError: If the timeout is no number of seconds, or the history does not fit into
+            one frame.
+    """
+    if not resumable:
+        return None
+    history_bytes = HISTORY_BYTES if keep_history is True else int(keep_history)
+    if not 0 <= history_bytes <= MAX_DATA_BYTES:
+        raise ConfigError(f"keep_history {keep_history!r} is not within 0 and {MAX_DATA_BYTES}")
+    return Resumable(timeout=_seconds("resume_timeout", timeout), history_bytes=history_bytes)
 
 
 def _choice(kind: type[_Choice], what: str, value: str) -> _Choice:

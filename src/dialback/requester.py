@@ -8,12 +8,10 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from typing import Final, Self
 
 from dialback.errors import (
-    DeadlineExceededError,
     DuplicateRequestError,
     QueueError,
     RequestTimeoutError,
@@ -24,11 +22,12 @@ from dialback.queue.api import stream_missing
 from dialback.queue.client import QueueClient
 from dialback.queue.publisher import PubAck
 from dialback.queue.topology import Lane
-from dialback.request import Request
+from dialback.request import Request, resumption
 from dialback.settings import Settings
+from dialback.stream import ResponseStream
+from dialback.transport.line import Interruption
 from dialback.transport.listener import ResponseListener, local_address_towards
 from dialback.transport.receiver import ResponseReceiver
-from dialback.transport.response_stream import EndState
 
 logger = logging.getLogger(__name__)
 
@@ -36,158 +35,9 @@ DEFAULT_TIMEOUT: Final = 60.0
 """Seconds until the first item."""
 DEFAULT_DEADLINE: Final = 600.0
 """Seconds for the whole stream."""
+DEFAULT_RESUME_TIMEOUT: Final = 60.0
+"""Seconds without any worker: twice the lease, after which a killed worker's request is free."""
 _ROOM_FOR_DEAD_LETTER: Final = 1024  # bytes; a dead letter carries more headers than its request
-
-
-class ResponseStream:
-    """One request and its answers: enter it to publish, iterate it, leave it.
-
-    Leaving the block before the end kills the stream on both sides.
-
-    Attributes:
-        request_id: The request's id.
-        endpoint: Where it was sent.
-    """
-
-    def __init__(self, requester: "Requester", request: Request) -> None:
-        self.request_id = request.request_id
-        self.endpoint = str(request.endpoint)
-        self._requester = requester
-        self._request = request
-        self._entered: ResponseReceiver | None = None
-        self._link: _Link | None = None
-        self._ack: PubAck | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-
-    @property
-    def end(self) -> EndState | None:
-        """``complete``, ``cancelled`` or ``broken``; ``None`` while the stream goes on."""
-        return self._entered.end if self._entered is not None else None
-
-    @property
-    def items(self) -> int:
-        """Items handed to you so far."""
-        return self._entered.items if self._entered is not None else 0
-
-    @property
-    def interruptions(self) -> int:
-        """Workers lost before the stream had ended."""
-        return self._entered.interruptions if self._entered is not None else 0
-
-    async def __aenter__(self) -> Self:
-        """Publish the request.
-
-        Raises:
-            RuntimeError: If the stream was entered before, or the requester is closed.
-            StreamMissingError: If no worker has ever created the endpoint's queue.
-            QueueFullError: If the queue refuses more requests.
-            PayloadTooLargeError: If the request is too large for the server.
-            DuplicateRequestError: If its id was used within the last 10 minutes.
-            ServerUnavailableError: If the server does not acknowledge for 30 s.
-            RequestTimeoutError: If it does not within ``timeout``.
-        """
-        if self._entered is not None:
-            raise RuntimeError("a stream can be entered once; ask for another")
-        self._entered = self._requester.register(self._request)
-        self._start()
-        try:
-            self._ack = await self._requester.publish(self._request, self._entered)
-        except BaseException:
-            self._finish()
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.kill()
-        self._finish()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        """Return the next item as the engine yielded it.
-
-        Raises:
-            RequestTimeoutError: If no first item came within ``timeout``.
-            DeadlineExceededError: If the stream did not end within ``deadline``.
-            EngineRefusedError: If the engine refused the request.
-            ResponseError: For an error item, as the class of :mod:`dialback.errors` that
-                the engine raised; what follows can still be read.
-            StreamInterrupted: If the stream ended before its final.
-        """
-        return await self._receiver.next_item()
-
-    async def stop(self) -> None:
-        """Ask the engine to finish early; what it has produced still arrives."""
-        self._receiver.stop()
-
-    async def kill(self) -> None:
-        """End the stream at once; a request that nobody has taken yet is removed."""
-        receiver = self._receiver
-        unserved = not receiver.connected and receiver.end is not EndState.COMPLETE
-        receiver.kill()
-        if unserved and self._ack is not None:
-            ack, self._ack = self._ack, None
-            await self._requester.withdraw(ack)
-
-    @property
-    def _receiver(self) -> ResponseReceiver:
-        if self._entered is None:
-            raise RuntimeError("enter the stream first: async with requester.generate(...) as ...")
-        return self._entered
-
-    def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        request = self._request
-        self._timers = [
-            loop.call_later(request.timeout, self._first_item_is_late),
-            loop.call_later(request.deadline, self._deadline_passed),
-        ]
-        if request.context is not None:
-            self._link = _Link(self._receiver)
-            request.context.link_child(self._link)
-
-    def _first_item_is_late(self) -> None:
-        if self._receiver.started:
-            return
-        seconds = f"{self._request.timeout:g} s"
-        if self._receiver.dialled:
-            what = f"a worker dialled back, but no item came within {seconds}"
-        else:
-            what = (
-                f"no worker dialled back within {seconds}; is one running for {self.endpoint},"
-                f" and may it dial {self._requester.address} (DIALBACK_CALL_HOME_NETWORKS)?"
-            )
-        self._receiver.fail(RequestTimeoutError(what))
-
-    def _deadline_passed(self) -> None:
-        seconds = f"{self._request.deadline:g} s"
-        self._receiver.fail(DeadlineExceededError(f"the stream did not end within {seconds}"))
-
-    def _finish(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        if self._link is not None and self._request.context is not None:
-            self._request.context.unlink_child(self._link)
-        self._receiver.kill()
-
-
-class _Link:
-    """Passes a context's stop and kill on to a stream that was asked for in its course."""
-
-    def __init__(self, receiver: ResponseReceiver) -> None:
-        self._receiver = receiver
-
-    def stop_generating(self) -> None:
-        self._receiver.stop()
-
-    def kill(self) -> None:
-        self._receiver.kill()
 
 
 class Requester:
@@ -267,6 +117,10 @@ class Requester:
         headers: Mapping[str, str] | None = None,
         codec: str | None = None,
         context: Context | None = None,
+        resumable: bool = True,
+        resume_timeout: float = DEFAULT_RESUME_TIMEOUT,
+        keep_history: bool | int = False,
+        on_interruption: Callable[[Interruption], None] | None = None,
     ) -> ResponseStream:
         """Return the stream of one request; it is published when the stream is entered.
 
@@ -283,6 +137,13 @@ class Requester:
             codec: ``json`` or ``msgpack``, if not the settings' one.
             context: The context of the request in whose course this one is sent: its stop
                 and kill are passed on, its metadata and trace headers sent along.
+            resumable: Whether another worker may go on when one is lost in mid-stream, if the
+                engine can. ``False`` sends plain bytes; only a worker that is lost before the
+                first item is then replaced.
+            resume_timeout: Seconds to wait for that worker; then ``StreamInterrupted``.
+            keep_history: Keep the items for the next worker's ``context.delivered``, up to
+                16 MiB or so many bytes (64 MiB at most); a stream with more has no history.
+            on_interruption: Called on the event loop for each worker that is lost.
 
         Raises:
             ConfigError: If an argument is wrong.
@@ -302,12 +163,17 @@ class Requester:
             metadata=metadata,
             headers=headers,
             context=context,
+            resume=resumption(resumable, resume_timeout, keep_history),
         )
-        return ResponseStream(self, prepared)
+        return ResponseStream(self, prepared, on_interruption)
 
-    def register(self, request: Request) -> ResponseReceiver:
+    def register(
+        self, request: Request, on_interruption: Callable[[Interruption], None] | None
+    ) -> ResponseReceiver:
         """Register a stream subject for a request; used by :class:`ResponseStream`."""
-        return self._started()[1].register(request.codec)
+        return self._started()[1].register(
+            request.codec, resume=request.resume, on_interruption=on_interruption
+        )
 
     async def publish(self, request: Request, receiver: ResponseReceiver) -> PubAck:
         """Publish a request that ``receiver`` waits for; used by :class:`ResponseStream`."""

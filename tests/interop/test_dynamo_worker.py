@@ -28,7 +28,7 @@ from dialback import (
 from dialback.queue.client import QueueClient
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
-from dialback.requester import ResponseStream
+from dialback.stream import ResponseStream
 from interop.bodies import BODIES
 from support.dynamo import Dynamo, DynamoWorker, feed
 from support.eventually import eventually

@@ -106,6 +106,7 @@ class IngressRig:
         dialer_type: type[Dialer] = Dialer,
         stop_grace: float = PATIENT,
         refusal_wait: float = PATIENT,
+        answer_timeout: float = PATIENT,
         parse: Parse = parse_unary,
         on_retry: Callable[[], None] = lambda: None,
         on_healthy: Callable[[], None] = lambda: None,
@@ -134,7 +135,9 @@ class IngressRig:
             ),
             metrics=metrics.work_handler,
             service=metrics.service,
-            settings=IngressSettings(stop_grace=stop_grace, refusal_wait=refusal_wait),
+            settings=IngressSettings(
+                stop_grace=stop_grace, refusal_wait=refusal_wait, answer_timeout=answer_timeout
+            ),
             parse=parse,
             on_healthy=self._healthy,
             now_ns=now_ns,

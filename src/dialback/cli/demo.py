@@ -1,8 +1,8 @@
 """``dialback demo``: the main job on one screen, with a worker killed on the way.
 
-A real nats-server, two worker processes, a requester in this process. One request makes its
-worker think before the first word; that worker is killed with SIGKILL, and the other one
-serves the request when the lease has ended. Every item of every answer is counted.
+A real nats-server, two worker processes, a requester in this process. In the middle of one
+answer its worker is killed with SIGKILL; when the lease has ended the other one goes on with the
+next word, on the same stream. Every item of every answer is counted.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -42,7 +41,12 @@ _TEXTS: Final = (
     "two workers share the work and neither knows of the other",
     "start more of them and the queue drains faster",
 )
-_THOUGHT: Final = "this worker was killed while it was thinking and another one took over"
+_LONG: Final = (
+    "half of this sentence comes from a worker that is killed in the middle of it and the other"
+    " half from the one that goes on with the very next word"
+)
+_KILL_AFTER: Final = 11
+"""Words of the long answer that have arrived when its worker is killed."""
 
 
 @dataclass(slots=True)
@@ -51,12 +55,21 @@ class _Answer:
 
     name: str
     text: str
-    think: bool = False
     words: list[str] = field(default_factory=list[str])
     indexes: list[int] = field(default_factory=list[int])
     pids: list[int] = field(default_factory=list[int])
     interruptions: int = 0
     end: str = "waiting"
+    half: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, item: dict[str, Any]) -> None:
+        """Take one item."""
+        self.words.append(item["word"])
+        self.indexes.append(item["i"])
+        if item["pid"] not in self.pids:
+            self.pids.append(item["pid"])
+        if len(self.words) == _KILL_AFTER:
+            self.half.set()
 
     @property
     def whole(self) -> bool:
@@ -71,8 +84,7 @@ class _WorkerProcess:
     """One worker process of the demo."""
 
     process: asyncio.subprocess.Process
-    begun: asyncio.Queue[dict[str, Any]]
-    reader: asyncio.Task[None]
+    log: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -102,15 +114,12 @@ async def _demo(server: str | None) -> ExitCode:
             console.print("starting a nats-server with JetStream on a free port of 127.0.0.1")
             server = (await stack.enter_async_context(EmbeddedServer())).url
         settings = Settings.load(server=server, ack_wait=LEASE)
-        begun: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        workers = [
-            await stack.enter_async_context(_worker(settings, begun)) for _ in range(_WORKERS)
-        ]
+        workers = [await stack.enter_async_context(_worker(settings)) for _ in range(_WORKERS)]
         await _both_ready(workers)
         pids = " and ".join(str(worker.pid) for worker in workers)
         console.print(f"two workers serve {ENDPOINT}: processes {pids}")
         answers = [_Answer(f"request {i}", text) for i, text in enumerate(_TEXTS, 1)]
-        answers.append(_Answer("request K", _THOUGHT, think=True))
+        answers.append(_Answer("request K", _LONG))
         killed = await _ask_all(console, settings, answers, workers)
         left = await _left_in_queue(settings)
         _print_table(console, answers, killed)
@@ -122,34 +131,23 @@ async def _demo(server: str | None) -> ExitCode:
 
 
 @asynccontextmanager
-async def _worker(
-    settings: Settings, begun: asyncio.Queue[dict[str, Any]]
-) -> AsyncGenerator[_WorkerProcess]:
+async def _worker(settings: Settings) -> AsyncGenerator[_WorkerProcess]:
     command = [sys.executable, "-m", "dialback", "worker", "run"]
     command += ["dialback.cli.demo_engine:generate", "--endpoint", str(ENDPOINT), "--slots", "4"]
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=settings.environment() | {"DIALBACK_LOG_FORMAT": "json"},
     )
-    reader = asyncio.create_task(_read_begun(process, begun), name=f"worker-{process.pid}")
+    worker = _WorkerProcess(process)
     try:
-        yield _WorkerProcess(process, begun, reader)
+        yield worker
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        reader.cancel()
-
-
-async def _read_begun(
-    process: asyncio.subprocess.Process, begun: asyncio.Queue[dict[str, Any]]
-) -> None:
-    """Pass on what the engine says it has begun."""
-    assert process.stdout is not None  # noqa: S101 -- PIPE
-    async for line in process.stdout:
-        await begun.put(orjson.loads(line))
+        if worker.log is not None:
+            worker.log.cancel()
 
 
 async def _both_ready(workers: list[_WorkerProcess]) -> None:
@@ -171,7 +169,7 @@ async def _ready(worker: _WorkerProcess) -> None:
             break
     else:
         raise DialbackError("a worker did not start: " + " | ".join(lines[-3:]))
-    worker.reader.add_done_callback(asyncio.create_task(_discard(stream)).cancel)
+    worker.log = asyncio.create_task(_discard(stream), name=f"log-{worker.pid}")
 
 
 async def _discard(stream: asyncio.StreamReader) -> None:
@@ -197,22 +195,21 @@ async def _ask_all(
     answers: list[_Answer],
     workers: list[_WorkerProcess],
 ) -> int:
-    """Ask everything at once, kill the thinking worker; return its pid."""
+    """Ask everything at once, kill a worker in mid-stream; return its pid."""
     screen = _Screen(console, answers)
     async with Requester(settings) as requester:
         with screen:
             async with asyncio.TaskGroup() as group:
-                asked = {a.name: group.create_task(_ask(requester, a, screen)) for a in answers}
-                thinker = next(answer for answer in answers if answer.think)
-                others = [task for name, task in asked.items() if name != thinker.name]
-                killing = group.create_task(_kill_worker_of(thinker, others, workers, screen))
+                for answer in answers:
+                    group.create_task(_ask(requester, answer, screen))
+                killing = group.create_task(_kill_worker_of(answers[-1], workers, screen))
     return killing.result()
 
 
 async def _ask(requester: Requester, answer: _Answer, screen: "_Screen") -> None:
     stream = requester.generate(
         str(ENDPOINT),
-        {"text": answer.text, "think": answer.think},
+        {"text": answer.text},
         request_id=f"{answer.name.replace(' ', '-')}-{time.time_ns()}",
         timeout=30,
         deadline=60,
@@ -220,10 +217,7 @@ async def _ask(requester: Requester, answer: _Answer, screen: "_Screen") -> None
     try:
         async with stream:
             async for item in stream:
-                answer.words.append(item["word"])
-                answer.indexes.append(item["i"])
-                if item["pid"] not in answer.pids:
-                    answer.pids.append(item["pid"])
+                answer.add(item)
                 screen.show(answer, item["word"])
         answer.end = str(stream.end)
     except DialbackError as error:
@@ -232,21 +226,15 @@ async def _ask(requester: Requester, answer: _Answer, screen: "_Screen") -> None
 
 
 async def _kill_worker_of(
-    thinker: _Answer,
-    others: list[asyncio.Task[None]],
-    workers: list[_WorkerProcess],
-    screen: "_Screen",
+    answer: _Answer, workers: list[_WorkerProcess], screen: "_Screen"
 ) -> int:
-    """Wait until a worker thinks and the other answers are there; kill that worker."""
-    begun = workers[0].begun
-    while not (event := await begun.get())["begun"].startswith(thinker.name.replace(" ", "-")):
-        pass
-    await asyncio.wait(others)
-    victim = next(worker for worker in workers if worker.pid == event["pid"])
+    """Wait until half of an answer is there, kill its worker, and return that worker's pid."""
+    await answer.half.wait()
+    victim = next(worker for worker in workers if worker.pid == answer.pids[-1])
     victim.process.kill()
     screen.note(
-        f"worker {victim.pid} killed with SIGKILL before the first word of {thinker.name};"
-        f" its lease ends within {LEASE:g} s"
+        f"worker {victim.pid} killed with SIGKILL after word {len(answer.words)} of {answer.name};"
+        f" its lease ends within {LEASE:g} s, then the other worker goes on"
     )
     return victim.pid
 
@@ -315,7 +303,7 @@ def _print_table(console: Console, answers: list[_Answer], killed: int) -> None:
     table.add_column("ANSWERED BY")
     table.add_column("END")
     for answer in answers:
-        by = ", ".join(map(str, answer.pids)) + (f" (after {killed})" if answer.think else "")
+        by = ", then ".join(f"{pid} (killed)" if pid == killed else str(pid) for pid in answer.pids)
         items = f"{len(answer.words)}/{len(answer.text.split())}"
         table.add_row(answer.name, items, str(answer.interruptions), by, answer.end)
     console.print(table)

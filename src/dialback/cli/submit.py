@@ -15,8 +15,9 @@ from dialback.cli.output import error_console, print_json
 from dialback.cli.run import ExitCode, run
 from dialback.errors import ConfigError
 from dialback.queue.topology import Endpoint, Lane
-from dialback.requester import DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Requester, ResponseStream
+from dialback.requester import DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Requester
 from dialback.settings import Settings
+from dialback.stream import ResponseStream
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.response_stream import EndState
 

@@ -88,8 +88,8 @@ async def test_revoked_delivery_is_given_back_before_it_is_dialled(revoked: Revo
         ending = await rig.start(request_payload(requester.address), revocation=revocation)
         assert not requester.dialled
     expected = {
-        Revoked.SHUTDOWN: HandedBack(request_id="req-1", reason="shutdown before the handshake"),
-        Revoked.LEASE_LOST: Superseded(request_id="req-1", reason="lease lost while dialling"),
+        Revoked.SHUTDOWN: HandedBack(request_id="req-1", reason="shutdown before the engine ran"),
+        Revoked.LEASE_LOST: Superseded(request_id="req-1", reason="lease lost before the engine ran"),
     }
     assert ending == expected[revoked]
     assert rig.counts() == Counts(first_responses=0)

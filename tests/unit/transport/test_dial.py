@@ -11,6 +11,7 @@ import uvloop
 from dialback.errors import CallHomeForbiddenError, DialError, PublishError
 from dialback.transport.address import Address, CallHomePolicy
 from dialback.transport.dial import Dialer, DialSettings
+from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import ResponseSender
 from dialback.transport.two_part import TwoPartMessage
 from support.scripted_requester import ScriptedRequester
@@ -229,7 +230,9 @@ async def test_a_handshake_that_cannot_be_written_is_a_failed_dial(
 ) -> None:
     senders: list[ResponseSender] = []
 
-    async def send_handshake(sender: ResponseSender, subject: str) -> None:
+    async def send_handshake(
+        sender: ResponseSender, subject: str, offer: ResumeOffer | None
+    ) -> None:
         senders.append(sender)
         raise PublishError(f"no {subject}", client_gone=gone)
 
@@ -247,7 +250,7 @@ async def test_the_connect_timeout_bounds_the_handshake_too(
 ) -> None:
     senders: list[ResponseSender] = []
 
-    async def never(sender: ResponseSender, subject: str) -> None:
+    async def never(sender: ResponseSender, subject: str, offer: ResumeOffer | None) -> None:
         senders.append(sender)
         await asyncio.Event().wait()
 
@@ -263,7 +266,7 @@ async def test_a_cancelled_dial_leaves_no_connection(
     reached = asyncio.Event()
     senders: list[ResponseSender] = []
 
-    async def never(sender: ResponseSender, subject: str) -> None:
+    async def never(sender: ResponseSender, subject: str, offer: ResumeOffer | None) -> None:
         senders.append(sender)
         reached.set()
         await asyncio.Event().wait()

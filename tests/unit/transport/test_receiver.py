@@ -1,9 +1,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from dialback.errors import (
     EngineRefusedError,
@@ -12,10 +11,11 @@ from dialback.errors import (
     StreamInterrupted,
 )
 from dialback.transport.address import Address
+from dialback.transport.incoming import IncomingConnection
 from dialback.transport.items import encode_item
 from dialback.transport.listener import ResponseListener
-from dialback.transport.messages import PayloadCodec
-from dialback.transport.receiver import IncomingConnection, ResponseReceiver
+from dialback.transport.messages import PayloadCodec, ResumeOffer
+from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.response_stream import EndState
 from dialback.transport.two_part import FrameLimits, TwoPartMessage, encode
 from support.captures import CAPTURES, Capture, capture
@@ -84,7 +84,7 @@ def _feed(captured: Capture, *chunks: bytes) -> ResponseReceiver:
 
     receiver = ResponseReceiver("s", captured.codec, on_settled=settled)
     incoming = IncomingConnection(
-        lambda _, __: receiver, on_closed=lambda _: None, limits=FrameLimits(), handshake_timeout=60
+        lambda _: receiver, on_closed=lambda _: None, limits=FrameLimits(), handshake_timeout=60
     )
     for chunk in chunks:
         incoming.connection.data_received(chunk)
@@ -197,7 +197,7 @@ async def test_what_follows_the_final_cannot_spoil_it(stream: Stream, late: byte
 async def test_a_worker_that_stays_after_its_final_is_closed_on(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dialback.transport.receiver._CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr("dialback.transport.incoming._CLOSE_TIMEOUT", 0.01)
     async with dialling(stream.address, stream.open, FINAL) as worker:
         assert await stream.all() == []
         assert await worker.frame() is None
@@ -535,7 +535,7 @@ async def test_after_the_end_stop_kill_and_fail_change_nothing(stream: Stream) -
 
 async def test_a_stop_to_a_connection_that_is_closing_is_no_error(stream: Stream) -> None:
     incoming = IncomingConnection(
-        lambda _, __: stream.receiver,
+        lambda _: stream.receiver,
         on_closed=lambda _: None,
         limits=FrameLimits(),
         handshake_timeout=60,
@@ -566,13 +566,23 @@ async def test_a_slow_caller_holds_the_worker_back_and_gets_every_item(stream: S
 def test_large_items_are_held_back_by_their_bytes_long_before_their_number() -> None:
     held: list[bool] = []
 
-    class Held(IncomingConnection):
-        @override
+    class Held:
+        offer: ResumeOffer | None = None
+
+        def send(self, frame: bytes) -> None:
+            raise AssertionError(frame)
+
         def hold_back(self, value: bool) -> None:
             held.append(value)
 
+        def discard(self) -> None:
+            raise AssertionError
+
+        def dismiss(self, delivery: int) -> None:
+            raise AssertionError(delivery)
+
     receiver = ResponseReceiver("s", JSON, on_settled=lambda _: None)
-    receiver.attach(cast("IncomingConnection", Held.__new__(Held)))
+    receiver.attach(Held())
     large = encode_item("x" * 400_000, JSON)
     for _ in range(3):
         receiver.receive_body(large)

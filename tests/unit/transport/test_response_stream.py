@@ -31,27 +31,46 @@ ITEM = TwoPartMessage(b"", b'{"data":{"data":1},"complete_final":false}')
 EMPTY = TwoPartMessage()
 
 # One row a state: what each event leads to, in the order of WorkerEvent; None is not possible.
-# handshake, prologue, refusal, item, final, sentinel | stop, kill, violation, lost
+# handshake, offer | prologue, refusal, item, final, sentinel
+# | stop, kill, violation | answer, superseded, lost
 WORKER_ROWS: dict[WorkerState, tuple[WorkerState | None, ...]] = {
-    W.DIALLED: (W.OPEN, None, None, None, None, None, W.DIALLED, W.ABORTED, W.ABORTED, W.ABORTED),
+    W.DIALLED: (
+        *(W.OPEN, W.OFFERED),
+        *(None,) * 5,
+        *(W.DIALLED, W.ABORTED, W.ABORTED),
+        *(None, None, W.ABORTED),
+    ),
+    W.OFFERED: (
+        *(None,) * 7,
+        *(W.OFFERED, W.ABORTED, W.ABORTED),
+        *(W.OPEN, W.ABORTED, W.ABORTED),
+    ),
     W.OPEN: (
-        *(None, W.STREAMING, W.FINISHING, None, None, None),
-        *(W.OPEN, W.ABORTED, W.ABORTED, W.ABORTED),
+        *(None,) * 2,
+        *(W.STREAMING, W.FINISHING, None, None, None),
+        *(W.OPEN, W.ABORTED, W.ABORTED),
+        *(None, W.ABORTED, W.ABORTED),
     ),
     W.STREAMING: (
-        *(None, None, None, W.STREAMING, W.FINISHING, W.LINGER),
-        *(W.STOPPING, W.ABORTED, W.ABORTED, W.ABORTED),
+        *(None,) * 2,
+        *(None, None, W.STREAMING, W.FINISHING, W.LINGER),
+        *(W.STOPPING, W.ABORTED, W.ABORTED),
+        *(None, W.ABORTED, W.ABORTED),
     ),
     W.STOPPING: (
-        *(None, None, None, W.STOPPING, W.FINISHING, W.LINGER),
-        *(W.STOPPING, W.ABORTED, W.ABORTED, W.ABORTED),
+        *(None,) * 2,
+        *(None, None, W.STOPPING, W.FINISHING, W.LINGER),
+        *(W.STOPPING, W.ABORTED, W.ABORTED),
+        *(None, W.ABORTED, W.ABORTED),
     ),
     W.FINISHING: (
-        *(None, None, None, None, None, W.LINGER),
-        *(W.FINISHING, W.ABORTED, W.ABORTED, W.ABORTED),
+        *(None,) * 2,
+        *(None, None, None, None, W.LINGER),
+        *(W.FINISHING, W.ABORTED, W.ABORTED),
+        *(None, W.ABORTED, W.ABORTED),
     ),
-    W.LINGER: (*(None,) * 6, *(W.LINGER,) * 4),
-    W.ABORTED: (*(None,) * 6, *(W.ABORTED,) * 4),
+    W.LINGER: (*(None,) * 7, *(W.LINGER,) * 3, *(None, W.ABORTED, W.LINGER)),
+    W.ABORTED: (*(None,) * 7, *(W.ABORTED,) * 3, *(None, W.ABORTED, W.ABORTED)),
 }
 # handshake, prologue, refusal, item, final, sentinel, lost
 REQUESTER_ROWS: dict[RequesterState, tuple[RequesterState | None, ...]] = {

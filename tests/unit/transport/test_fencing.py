@@ -1,0 +1,43 @@
+import pytest
+
+from dialback.transport.fencing import Serving, Verdict, judge
+from dialback.transport.messages import ResumeOffer
+
+SINGLE_USE = Serving(None)
+
+
+def serving(epoch: int, delivery: int) -> Serving:
+    return Serving(ResumeOffer(delivery, epoch))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "delivery", "verdict"),
+    [
+        (5, 4, Verdict.SERVES),
+        (6, 1, Verdict.SERVES),
+        (5, 3, Verdict.OUTRANKED),
+        (5, 2, Verdict.OUTRANKED),
+        (4, 9, Verdict.OUTRANKED),
+    ],
+)
+@pytest.mark.parametrize("delivered", [0, 7])
+def test_while_a_connection_is_open_only_a_higher_rank_serves(
+    epoch: int, delivery: int, verdict: Verdict, delivered: int
+) -> None:
+    assert judge(ResumeOffer(delivery, epoch), serving(5, 3), delivered) is verdict
+
+
+@pytest.mark.parametrize("delivered", [0, 7])
+def test_with_no_connection_open_any_announced_dial_serves(delivered: int) -> None:
+    assert judge(ResumeOffer(1, 0), None, delivered) is Verdict.SERVES
+
+
+@pytest.mark.parametrize("current", [None, SINGLE_USE, serving(5, 3)])
+def test_a_dial_that_announces_nothing_is_single_use(current: Serving | None) -> None:
+    assert judge(None, current, 0) is Verdict.SERVES
+    assert judge(None, current, 1) is Verdict.SPENT
+
+
+def test_a_stream_that_a_single_use_worker_has_begun_is_nobody_elses() -> None:
+    assert judge(ResumeOffer(9, 9), SINGLE_USE, 0) is Verdict.SERVES
+    assert judge(ResumeOffer(9, 9), SINGLE_USE, 1) is Verdict.SPENT

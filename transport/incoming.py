@@ -1,0 +1,177 @@
+"""One accepted connection of a requester: from its handshake to its close."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from dialback.errors import ProtocolError, PublishError
+from dialback.transport.connection import FrameConnection
+from dialback.transport.fencing import Verdict
+from dialback.transport.line import LineEnd
+from dialback.transport.messages import CallHomeHandshake, ResumeOffer
+from dialback.transport.receiver import ResponseReceiver
+from dialback.transport.response_stream import KILL_FRAME, RequesterEnd, RequesterEvent
+from dialback.transport.resume_frames import superseded_frame
+from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
+
+_CLOSE_TIMEOUT: Final = 10.0  # seconds from the stream's end to the worker's own
+_HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+
+
+class IncomingConnection:
+    """One worker's connection, on its way to the stream that it names.
+
+    Attributes:
+        offer: What the worker announced for a resumable stream, or ``None``.
+    """
+
+    def __init__(
+        self,
+        claim: Callable[[CallHomeHandshake], ResponseReceiver | None],
+        *,
+        on_closed: Callable[["IncomingConnection"], None],
+        limits: FrameLimits,
+        handshake_timeout: float,
+    ) -> None:
+        """Wait for the handshake.
+
+        Args:
+            claim: Looks the subject up.
+            on_closed: Called when the connection is gone.
+            limits: Of frames once the handshake is accepted.
+            handshake_timeout: Seconds for the first frame.
+        """
+        self.offer: ResumeOffer | None = None
+        self._claim = claim
+        self._on_closed = on_closed
+        self._end = RequesterEnd()
+        self._receiver: ResponseReceiver | None = None
+        self._dismissed = False
+        self._limits = limits
+        # 64 KiB for whoever may connect; large items only from a worker that was asked for.
+        self.connection = FrameConnection(self, limits=_HANDSHAKE_LIMITS)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(handshake_timeout, self.connection.reset)
+
+    # --- FrameHandler -----------------------------------------------------------------
+
+    def frame_received(self, message: TwoPartMessage) -> None:
+        """Take one frame of the worker."""
+        if self._dismissed:
+            return
+        try:
+            event = self._end.receive(message)
+        except ProtocolError as error:
+            self.protocol_failed(error)
+            return
+        match event:
+            case RequesterEvent.ITEM if self._receiver is not None:
+                self._item(message.data, self._receiver)
+            case RequesterEvent.HANDSHAKE:
+                assert self._end.handshake is not None  # noqa: S101 -- set by receive()
+                self._handshake(self._end.handshake)
+            case RequesterEvent.REFUSAL if self._receiver is not None:
+                assert self._end.prologue is not None  # noqa: S101 -- set by receive()
+                self._receiver.refuse(self._end.prologue)
+                self.connection.close()
+            case RequesterEvent.SENTINEL:
+                self._sentinel()
+            case _:
+                pass
+
+    def _handshake(self, handshake: CallHomeHandshake) -> None:
+        self._timer.cancel()
+        receiver = self._claim(handshake)
+        verdict = Verdict.SPENT if receiver is None else receiver.judge(handshake.offer)
+        if receiver is None or verdict is Verdict.SPENT:
+            self.connection.reset()
+        elif verdict is Verdict.OUTRANKED:
+            self.dismiss(receiver.delivery)
+        else:
+            self.connection.allow(self._limits)
+            self.offer = handshake.offer if receiver.resumable else None
+            self._receiver = receiver
+            receiver.attach(self)
+
+    def _item(self, body: bytes, receiver: ResponseReceiver) -> None:
+        if receiver.receive_body(body):
+            self._end.advance(RequesterEvent.FINAL)
+        if receiver.end is not None:
+            self._close_later()
+
+    def _sentinel(self) -> None:
+        self._detach(LineEnd.SENTINEL, "the worker ended it without a final")
+        self.connection.close()
+
+    def protocol_failed(self, error: ProtocolError) -> None:
+        """A frame that is not allowed: tell the worker, end."""
+        if self._dismissed:
+            self.connection.close()
+        elif self._receiver is None:
+            self.connection.reset()
+        else:
+            self.send(KILL_FRAME)
+            self._detach(LineEnd.VIOLATION, f"the worker broke the protocol: {error}")
+
+    def peer_finished(self) -> None:
+        """A FIN: after the sentinel expected, before the final a loss."""
+        self._detach(LineEnd.LOST, "the worker closed the connection")
+        self.connection.close()
+
+    def connection_lost(self, error: PublishError | None) -> None:
+        """The connection is gone."""
+        self._timer.cancel()
+        self._detach(LineEnd.LOST, str(error) if error else "the connection was closed")
+        self._on_closed(self)
+
+    def _detach(self, how: LineEnd, why: str) -> None:
+        if self._receiver is not None:
+            self._receiver.detach(self, how, why)
+
+    def _close_later(self) -> None:
+        self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_CLOSE_TIMEOUT, self.connection.close)
+
+    # --- the stream's side ------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Write a frame; a connection that is gone needs none. A kill is the last one."""
+        try:
+            self.connection.write(frame)
+        except PublishError:
+            return
+        self.connection.flush()
+        if frame is KILL_FRAME:
+            self.connection.close()
+
+    def hold_back(self, value: bool) -> None:
+        """Stop or resume reading."""
+        if value:
+            self.connection.pause_reading()
+        else:
+            self.connection.resume_reading()
+
+    def close(self) -> None:
+        """Kill the stream that is received here, and close."""
+        if self._receiver is not None:
+            self._receiver.kill()
+        self.connection.close()
+
+    def discard(self) -> None:
+        """A newer worker serves the stream: this one's subject is spent."""
+        self._receiver = None
+        self.connection.reset()
+
+    def dismiss(self, delivery: int) -> None:
+        """Tell a worker that delivery ``delivery`` serves the stream, and drop its frames.
+
+        The worker closes: what we close on with its frames unread is a reset, and that could
+        overtake what we say.
+        """
+        self._receiver = None
+        self._dismissed = True
+        self.send(superseded_frame(delivery))
+        self.connection.half_close()
+        self.connection.resume_reading()
+        self._close_later()

@@ -1,0 +1,77 @@
+"""What has arrived of a response stream, as its next worker is told. No I/O.
+
+Only a number and a checksum are kept, unless the caller asked for the items themselves.
+Source: overview section 4.
+"""
+
+import time
+from typing import Final
+
+from xxhash import xxh3_64
+
+from dialback.transport.messages import PayloadCodec, ResumeAnswer
+from dialback.transport.resume_frames import answer_frame
+
+_MS: Final = 1000
+
+
+class Tally:
+    """Counts the items of one stream, and the workers in a row that brought none.
+
+    Attributes:
+        items: Items received, error items included.
+        fruitless: Workers in a row that were lost without a new item.
+    """
+
+    __slots__ = ("_brought", "_digest", "_history", "_history_room", "_last", "fruitless", "items")
+
+    def __init__(self, *, resumable: bool = False, history_bytes: int = 0) -> None:
+        """Begin.
+
+        Args:
+            resumable: Whether :meth:`answer` will be asked for.
+            history_bytes: Keep the items up to so many bytes of their frames; when they are
+                more, none are kept.
+        """
+        self.items = 0
+        self.fruitless = 0
+        self._brought = 0
+        self._digest = xxh3_64() if resumable else None
+        self._history: list[bytes] | None = [] if history_bytes else None
+        self._history_room = history_bytes
+        self._last = time.monotonic()
+
+    def add(self, body: bytes) -> None:
+        """Count the item in the body of a data-only frame."""
+        self.items += 1
+        self._brought += 1
+        if self._digest is not None:
+            self.fruitless = 0
+            self._digest.update(body)
+            self._last = time.monotonic()
+        if self._history is not None:
+            self._keep(self._history, body)
+
+    def _keep(self, history: list[bytes], body: bytes) -> None:
+        self._history_room -= len(body)
+        if self._history_room < 0:
+            self._history = None
+        else:
+            history.append(body)
+
+    def worker_ended(self, *, orderly: bool) -> None:
+        """A worker's connection ended before the final; ``orderly``: with its sentinel."""
+        if not self._brought and not orderly:
+            self.fruitless += 1
+        self._brought = 0
+
+    def answer(self, codec: PayloadCodec) -> bytes:
+        """Return the frame that answers a resumable handshake now."""
+        digest = self._digest.hexdigest() if self._digest is not None and self.items else ""
+        answer = ResumeAnswer(
+            resume=self.items,
+            fruitless=self.fruitless,
+            digest=digest,
+            waited_ms=int((time.monotonic() - self._last) * _MS),
+        )
+        return answer_frame(answer, self._history, codec)
