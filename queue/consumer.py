@@ -309,6 +309,8 @@ class Consumer:
             reserve: Part of it, in seconds, kept for ending what has not finished by then.
             hurry: Set when the operator wants no more waiting.
         """
+        for work in list(self._tasks.values()):
+            work.delivery.revocation.offer_handover()
         loop = asyncio.get_running_loop()
         end = loop.time() + budget
         await self._idle_within(end - reserve - loop.time(), hurry)

@@ -84,8 +84,8 @@ def disposition_for(
     match ending:
         case Superseded():
             return Leave()
-        case HandedBack():
-            return Nak(0.0, retry=False)
+        case HandedBack(delay=delay):
+            return Nak(delay, retry=False)
         case Finished(outcome=Outcome.REQUESTER_UNREACHABLE) if number < policy.max_attempts:
             return Nak(retry_delay(number, policy) * jitter(), retry=True)
         case Finished(outcome=Outcome.REQUESTER_GONE) if policy.discard_gone:

@@ -30,6 +30,7 @@ def test_public_names() -> None:
         "Worker",
         "WorkerExit",
         "__version__",
+        "engine",
         "load_engine",
     ]
 

@@ -110,10 +110,10 @@ class Settings(BaseSettings):
     retry_delay: float = Field(
         default=5.0, gt=0, description="Seconds before the second attempt; doubles with each."
     )
-    max_deliveries: int = Field(
-        default=10,
+    max_crashes: int = Field(
+        default=3,
         ge=1,
-        description="Deliveries of one request; on the next it is poison (its workers died).",
+        description="Workers that may die with one request; then it is poison.",
     )
     requester_gone: Literal["dead-letter", "discard"] = Field(
         default="dead-letter", description="What becomes of a request whose requester is gone."

@@ -222,7 +222,7 @@ class Worker:
             metrics=self.metrics.work_handler,
             service=service,
             settings=IngressSettings(
-                stop_grace=settings.stop_grace, max_deliveries=settings.max_deliveries
+                stop_grace=settings.stop_grace, max_crashes=settings.max_crashes
             ),
             on_healthy=self._on_healthy,
         )

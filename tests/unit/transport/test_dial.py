@@ -33,8 +33,10 @@ class Dialling:
     def _count(self) -> None:
         self.retries += 1
 
-    async def dial(self, host: str, port: int, **options: float) -> ResponseSender:
-        return await self.dialer.dial(Address(host, port), "subject-1", **options)
+    async def dial(
+        self, host: str, port: int, total_timeout: float | None = None
+    ) -> ResponseSender:
+        return await self.dialer.dial(Address(host, port), "subject-1", total_timeout=total_timeout)
 
 
 @pytest.fixture

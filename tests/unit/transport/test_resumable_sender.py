@@ -1,0 +1,310 @@
+"""The worker's end of a resumable stream: it announces itself and hears what is there."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from dialback.errors import ProtocolError, PublishError, StreamSupersededError
+from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.dial import Dialer, DialSettings
+from dialback.transport.items import encode_final, encode_item
+from dialback.transport.messages import PayloadCodec, ResumeAnswer, ResumeOffer
+from dialback.transport.response_stream import WorkerEvent
+from dialback.transport.sender import ResponseSender
+from dialback.transport.two_part import PREFIX, TwoPartMessage, encode
+from support.scripted_requester import KILL, STOP, CallHome, ScriptedRequester
+
+JSON = PayloadCodec.JSON
+OFFER = ResumeOffer(delivery=3, epoch=1_700_000_000_000_000_000)
+HANDSHAKE = TwoPartMessage(
+    b'{"subject":"s","stream_type":"response","resume":1,"delivery":3,"epoch":1700000000000000000}'
+)
+ANSWER = encode(b'{"resume":2,"fruitless":1}')
+SUPERSEDED = encode(b'{"superseded":4}')
+PATIENT = 60.0
+
+
+@pytest.fixture
+async def requester() -> AsyncGenerator[ScriptedRequester]:
+    async with ScriptedRequester() as requester:
+        yield requester
+
+
+async def _offered(requester: ScriptedRequester) -> tuple[ResponseSender, CallHome]:
+    dialer = Dialer(CallHomePolicy(), DialSettings(attempts=1, linger=PATIENT))
+    sender = await dialer.dial(Address("127.0.0.1", requester.port), "s", offer=OFFER)
+    home = await requester.connection()
+    assert await home.frame() == HANDSHAKE
+    return sender, home
+
+
+async def _close(sender: ResponseSender) -> None:
+    sender.abort()
+    assert await sender.connection.wait_closed(10)
+
+
+class Unconnected(ResponseSender):
+    """A sender that has announced itself, without a socket: every cut is one read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end.handshake("s", OFFER)
+
+
+class Heard:
+    """What a listener is told."""
+
+    def __init__(self, sender: ResponseSender) -> None:
+        self.events: list[WorkerEvent] = []
+        self._told = asyncio.Event()
+        sender.on_event(self._hear)
+
+    def _hear(self, event: WorkerEvent) -> None:
+        self.events.append(event)
+        self._told.set()
+
+    def forget(self) -> None:
+        """What was told until now counts no more."""
+        self.events.clear()
+        self._told.clear()
+
+    async def first(self) -> WorkerEvent:
+        await self._told.wait()
+        return self.events[0]
+
+
+# --- the answer ---------------------------------------------------------------------------
+
+
+async def test_the_answer_says_what_the_requester_has_and_the_stream_begins(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(ANSWER)
+    answer = await sender.resume_answer(PATIENT, JSON)
+    assert answer == ResumeAnswer(resume=2, fruitless=1)
+    sender.write_prologue()
+    assert await home.frame() == TwoPartMessage(b'{"error":null}')
+    await _close(sender)
+
+
+@pytest.mark.parametrize("cut", range(len(ANSWER) + 1))
+async def test_an_answer_is_read_at_any_cut(cut: int) -> None:
+    sender = Unconnected()
+    sender.connection.data_received(ANSWER[:cut])
+    sender.connection.data_received(ANSWER[cut:] + STOP)
+    assert await sender.resume_answer(PATIENT, JSON) == ResumeAnswer(resume=2, fruitless=1)
+    assert sender.stopped
+
+
+@pytest.mark.parametrize(
+    ("codec", "data"), [(JSON, b'["a",{"b":1}]'), (PayloadCodec.MSGPACK, b"\x92\xa1a\x81\xa1b\x01")]
+)
+async def test_the_delivered_items_come_in_the_streams_codec(
+    requester: ScriptedRequester, codec: PayloadCodec, data: bytes
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(encode(b'{"resume":2,"fruitless":0}', data))
+    assert (await sender.resume_answer(PATIENT, codec)).delivered == ["a", {"b": 1}]
+    await _close(sender)
+
+
+async def test_a_large_data_part_is_allowed_while_the_answer_is_waited_for_and_no_longer(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    large = b'["' + b"x" * 1_000_000 + b'"]'
+    await home.send(encode(b'{"resume":1,"fruitless":0}', large))
+    answer = await sender.resume_answer(PATIENT, JSON)
+    assert answer.delivered == ["x" * 1_000_000]
+    heard = Heard(sender)
+    await home.send(PREFIX.pack(0, 65537, 0))
+    assert await heard.first() is WorkerEvent.VIOLATION
+    await _close(sender)
+
+
+async def test_a_header_over_64_kib_is_a_violation_while_the_answer_is_waited_for_too(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(PREFIX.pack(65537, 0, 0))
+    with pytest.raises(PublishError):
+        await sender.resume_answer(PATIENT, JSON)
+    assert sender.killed
+    await _close(sender)
+
+
+@pytest.mark.parametrize("frames", [STOP + ANSWER, ANSWER + STOP])
+async def test_a_stop_before_or_behind_the_answer_is_heard(
+    requester: ScriptedRequester, frames: bytes
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(frames)
+    assert (await sender.resume_answer(PATIENT, JSON)).resume == 2
+    assert await Heard(sender).first() is WorkerEvent.STOP
+    sender.write_prologue()
+    sender.write_final(encode_final(JSON))
+    await _close(sender)
+
+
+# --- none ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reset", "close", "half_close"])
+async def test_a_reset_or_a_fin_instead_means_that_the_stream_is_over(
+    requester: ScriptedRequester, how: str
+) -> None:
+    sender, home = await _offered(requester)
+    match how:
+        case "reset":
+            home.reset()
+        case "close":
+            await home.close()
+        case _:
+            home.half_close()
+    with pytest.raises(PublishError) as caught:
+        await sender.resume_answer(PATIENT, JSON)
+    assert caught.value.client_gone
+    await _close(sender)
+
+
+async def test_a_kill_instead_means_that_the_stream_is_over(requester: ScriptedRequester) -> None:
+    sender, home = await _offered(requester)
+    await home.send(KILL)
+    with pytest.raises(PublishError) as caught:
+        await sender.resume_answer(PATIENT, JSON)
+    assert caught.value.client_gone
+    assert sender.killed
+    await _close(sender)
+
+
+async def test_a_requester_that_does_not_answer_is_not_gone(requester: ScriptedRequester) -> None:
+    sender, _ = await _offered(requester)
+    with pytest.raises(PublishError, match="did not answer") as caught:
+        await sender.resume_answer(0.01, JSON)
+    assert not caught.value.client_gone
+    await _close(sender)
+
+
+async def test_delivered_items_that_cannot_be_read_are_no_answer(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(encode(b'{"resume":2,"fruitless":0}', b"[1]"))
+    with pytest.raises(PublishError, match="an answer for 2 items came with 1") as caught:
+        await sender.resume_answer(PATIENT, JSON)
+    assert not caught.value.client_gone
+    await _close(sender)
+
+
+@pytest.mark.parametrize("frame", [encode(b'{"resume":1}'), encode(b"", b"x"), encode(b'"go"')])
+async def test_any_other_frame_is_a_violation(requester: ScriptedRequester, frame: bytes) -> None:
+    sender, home = await _offered(requester)
+    await home.send(frame)
+    with pytest.raises(PublishError) as caught:
+        await sender.resume_answer(PATIENT, JSON)
+    assert caught.value.client_gone
+    assert sender.killed
+    await _close(sender)
+
+
+async def test_a_worker_that_announced_nothing_takes_either_frame_as_a_violation(
+    requester: ScriptedRequester,
+) -> None:
+    for frame in (ANSWER, SUPERSEDED):
+        sender = await Dialer(CallHomePolicy()).dial(Address("127.0.0.1", requester.port), "s")
+        home = await requester.connection()
+        assert await home.frame() == TwoPartMessage(b'{"subject":"s","stream_type":"response"}')
+        heard = Heard(sender)
+        await home.send(frame)
+        assert await heard.first() is WorkerEvent.VIOLATION
+        assert (sender.killed, sender.superseded) == (True, False)
+        await _close(sender)
+
+
+async def test_a_second_answer_is_a_violation(requester: ScriptedRequester) -> None:
+    sender, home = await _offered(requester)
+    await home.send(ANSWER)
+    await sender.resume_answer(PATIENT, JSON)
+    heard = Heard(sender)
+    await home.send(ANSWER)
+    assert await heard.first() is WorkerEvent.VIOLATION
+    await _close(sender)
+
+
+# --- superseded ---------------------------------------------------------------------------
+
+
+async def test_superseded_instead_of_an_answer_names_the_newer_delivery(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(SUPERSEDED)
+    with pytest.raises(StreamSupersededError, match="delivery 4") as caught:
+        await sender.resume_answer(PATIENT, JSON)
+    assert caught.value.delivery == 4
+    assert sender.superseded
+    await _close(sender)
+
+
+@pytest.mark.parametrize("part", ["open", "streaming", "stopping", "finishing"])
+async def test_superseded_at_any_time_ends_the_stream_and_is_no_kill(
+    requester: ScriptedRequester, part: str
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(ANSWER)
+    await sender.resume_answer(PATIENT, JSON)
+    heard = Heard(sender)
+    if part != "open":
+        sender.write_prologue()
+    if part == "stopping":
+        await home.send(STOP)
+        assert await heard.first() is WorkerEvent.STOP
+    if part == "finishing":
+        sender.write_final(encode_final(JSON))
+    heard.forget()
+    await home.send(SUPERSEDED)
+    assert await heard.first() is WorkerEvent.SUPERSEDED
+    assert (sender.superseded, sender.killed) == (True, False)
+    with pytest.raises(ProtocolError):
+        sender.write_item(encode_item(1, JSON))
+    assert await Heard(sender).first() is WorkerEvent.SUPERSEDED, "past ones are told too"
+    await _close(sender)
+
+
+async def test_superseded_while_the_worker_waits_for_the_fin_is_told_before_the_close(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(ANSWER)
+    await sender.resume_answer(PATIENT, JSON)
+    heard = Heard(sender)
+    sender.write_prologue()
+    sender.write_final(encode_final(JSON))
+    finishing = asyncio.create_task(sender.finish())
+    await home.frames()
+    await home.send(SUPERSEDED)
+    await home.close()
+    await finishing
+    assert heard.events == [WorkerEvent.SUPERSEDED]
+    assert sender.superseded
+    assert await sender.connection.wait_closed(10)
+
+
+async def test_a_hand_over_is_a_sentinel_without_final_and_the_requesters_fin(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _offered(requester)
+    await home.send(ANSWER)
+    await sender.resume_answer(PATIENT, JSON)
+    sender.write_prologue()
+    sender.write_item(encode_item(1, JSON))
+    finishing = asyncio.create_task(sender.finish())
+    kinds = [frame.kind for frame in await home.frames()]
+    assert kinds == ["header-only", "data-only", "header-only"]
+    assert not sender.peer_closed
+    await home.close()
+    await finishing
+    assert sender.peer_closed
+    assert await sender.connection.wait_closed(10)
