@@ -29,6 +29,7 @@ from dialback.transport.dial import Dialer, DialSettings
 from dialback.transport.messages import (
     PayloadCodec,
     RequestControlMessage,
+    ResumeOffer,
     decode_control,
     decode_handshake,
     decode_item,
@@ -128,7 +129,12 @@ class _Nobody(Dialer):
 
     @override
     async def dial(
-        self, address: Address, subject: str, *, total_timeout: float | None = None
+        self,
+        address: Address,
+        subject: str,
+        *,
+        total_timeout: float | None = None,
+        offer: ResumeOffer | None = None,
     ) -> ResponseSender:
         raise DialError("nobody listens", gone=True)
 

@@ -17,6 +17,7 @@ from dialback.metrics.names import ErrorType
 from dialback.outcomes import Outcome
 from dialback.transport.address import Address
 from dialback.transport.dial import Dialer, DialSettings
+from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import ResponseSender
 from support.bad_payloads import BAD_PAYLOADS, BadPayload
 from support.black_hole import BlackHole, NobodyListens
@@ -150,9 +151,14 @@ class UntilKilled(Dialer):
 
     @override
     async def dial(
-        self, address: Address, subject: str, *, total_timeout: float | None = None
+        self,
+        address: Address,
+        subject: str,
+        *,
+        total_timeout: float | None = None,
+        offer: ResumeOffer | None = None,
     ) -> ResponseSender:
-        sender = await super().dial(address, subject, total_timeout=total_timeout)
+        sender = await super().dial(address, subject, total_timeout=total_timeout, offer=offer)
         killed = asyncio.Event()
         sender.on_event(lambda _: killed.set())
         await killed.wait()

@@ -16,7 +16,7 @@ from dialback.outcomes import Delivery, Outcome
 from dialback.transport.address import Address
 from dialback.transport.dial import Dialer
 from dialback.transport.items import encode_value
-from dialback.transport.messages import RequestControlMessage, encode_request_control
+from dialback.transport.messages import RequestControlMessage, ResumeOffer, encode_request_control
 from dialback.transport.request_headers import (
     DEADLINE_HEADER,
     REQUEST_ID_HEADER,
@@ -124,7 +124,12 @@ class Nobody(Dialer):
 
     @override
     async def dial(
-        self, address: Address, subject: str, *, total_timeout: float | None = None
+        self,
+        address: Address,
+        subject: str,
+        *,
+        total_timeout: float | None = None,
+        offer: ResumeOffer | None = None,
     ) -> ResponseSender:
         raise DialError("nobody listens", gone=True, attempts=1)
 
