@@ -10,6 +10,7 @@ from dialback.cli.recording import Frame, control_in, document_in, frames_in, it
 from dialback.errors import DeserializationError, ProtocolError
 from dialback.transport.messages import ControlMessage, DynamoError, ItemWrapper
 from dialback.transport.response_stream import RequesterEnd, RequesterEvent, end_state
+from dialback.transport.resume_frames import is_answer, read_superseded
 from dialback.transport.two_part import TwoPartMessage
 
 _NAMES: Final = {
@@ -33,7 +34,7 @@ def stream_record(recording: bytes, max_bytes: int) -> dict[str, Any]:
     except ProtocolError as error:
         problems.append(str(error))
     reader = _Reader(max_bytes)
-    if frames and control_in(frames[0].message) in {ControlMessage.STOP, ControlMessage.KILL}:
+    if frames and _order_name(frames[0].message) is not None:
         direction, meanings = "requester to worker", [_order(frame) for frame in frames]
     else:
         direction, meanings = "worker to requester", [reader.meaning(frame) for frame in frames]
@@ -72,12 +73,23 @@ def _meaning(name: str, value: Any = None, *, codec: str = "", problem: str = ""
 
 def _order(frame: Frame) -> dict[str, Any]:
     """Return what a frame from the requester means."""
-    control = control_in(frame.message)
-    if control is ControlMessage.STOP or control is ControlMessage.KILL:
-        return _meaning(control.value)
+    name = _order_name(frame.message)
+    if name is not None:
+        value = None if name in set(ControlMessage) else document_in(frame.message.header)
+        return _meaning(name, value)
     if frame.message.kind == "empty":
         return _meaning("empty")
     return _meaning("unknown", problem="neither stop nor kill: a worker takes it as a kill")
+
+
+def _order_name(message: TwoPartMessage) -> str | None:
+    """Return what only a requester writes, by name; ``None`` for anything else."""
+    control = control_in(message)
+    if control is ControlMessage.STOP or control is ControlMessage.KILL:
+        return control.value
+    if read_superseded(message) is not None:
+        return "superseded"
+    return "answer" if is_answer(message) else None
 
 
 class _Reader:

@@ -234,6 +234,19 @@ def test_a_wrong_checksum_in_a_stream_is_a_problem() -> None:
     assert stream_record(wrong, 4096)["problems"] == ["frame 1: wrong checksum"]
 
 
+def test_what_a_resumable_requester_says_is_its_direction_too() -> None:
+    record = stream_record(
+        encode(b'{"resume":2,"fruitless":0}') + encode(b'{"superseded":3}') + STOP_FRAME, 4096
+    )
+    assert record["direction"] == "requester to worker"
+    assert record["problems"] == []
+    assert [(frame["meaning"], frame["value"]) for frame in record["frames"]] == [
+        ("answer", {"resume": 2, "fruitless": 0}),
+        ("superseded", {"superseded": 3}),
+        ("stop", None),
+    ]
+
+
 def test_the_requesters_direction_has_orders() -> None:
     record = stream_record(STOP_FRAME + encode() + KILL_FRAME + _item(1), 4096)
     assert record["direction"] == "requester to worker"

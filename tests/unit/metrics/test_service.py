@@ -55,7 +55,9 @@ def test_every_series_exists_from_the_start() -> None:
         "dialback_pull_errors_total{reconnected}",
         "dialback_pull_errors_total{status}",
         "dialback_reconnects_total{}",
+        "dialback_replayed_items_total{}",
         "dialback_slots{busy}",
+        "dialback_streams_resumed_total{}",
     }
     assert _series(registry) == dict.fromkeys(zero, 0) | not_zero
 
