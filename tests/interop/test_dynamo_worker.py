@@ -30,7 +30,7 @@ from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
 from dialback.requester import ResponseStream
 from interop.bodies import BODIES
-from support.dynamo import Dynamo, DynamoWorker, feed
+from support.dynamo import Dynamo, DynamoWorker, feed, freeze
 from support.eventually import eventually
 from support.queue_rig import lane_state, nothing_left, provision, stored
 from support.worker_process import ROOT
@@ -252,7 +252,7 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
     ):
         async with dynamo.worker() as doomed:
             await feed(operator, endpoint, await doomed.serve(endpoint))
-            doomed.peer.freeze()
+            await freeze(doomed.peer.process)
             async with requester.generate(str(endpoint), {"n": 5}) as stream:
                 await eventually(pushed)
                 await doomed.peer.kill()
@@ -268,6 +268,7 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
 async def test_a_second_delivery_in_mid_stream_changes_nothing(pair: Pair) -> None:
     nats = pair.operator.connection
     spy = await nats.subscribe(pair.subject)  # pyright: ignore[reportUnknownMemberType]
+    await nats.flush()  # it listens before the request is published
     items: list[Any] = []
     async with pair.ask({"then": "flow"}) as stream:
         request = await spy.next_msg(timeout=LIMIT)
