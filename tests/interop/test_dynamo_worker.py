@@ -27,7 +27,7 @@ from dialback import (
 )
 from dialback.queue.client import QueueClient
 from dialback.queue.embedded_server import EmbeddedServer
-from dialback.queue.topology import Endpoint
+from dialback.queue.topology import Endpoint, Lane
 from dialback.requester import ResponseStream
 from interop.bodies import BODIES
 from support.dynamo import Dynamo, DynamoWorker, feed, freeze
@@ -267,7 +267,8 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
 @pytest.mark.case("redelivery after the handshake")
 async def test_a_second_delivery_in_mid_stream_changes_nothing(pair: Pair) -> None:
     nats = pair.operator.connection
-    spy = await nats.subscribe(pair.subject)  # pyright: ignore[reportUnknownMemberType]
+    asked = pair.endpoint.lane_subject(Lane.NORMAL)
+    spy = await nats.subscribe(asked)  # pyright: ignore[reportUnknownMemberType]
     await nats.flush()  # it listens before the request is published
     items: list[Any] = []
     async with pair.ask({"then": "flow"}) as stream:
