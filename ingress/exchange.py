@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from dialback.errors import ProtocolError, PublishError, SerializationError
+from dialback.errors import Cancelled, ProtocolError, PublishError, SerializationError
+from dialback.ingress.answer import cancellation_text
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
@@ -49,6 +50,7 @@ _OUTCOME_OF: Final = {
     StreamEnd.REFUSED: Outcome.ENGINE_REFUSED,
     StreamEnd.FAILED: Outcome.ENGINE_FAILED,
     StreamEnd.SHUTDOWN: Outcome.INTERRUPTED,
+    StreamEnd.CANCELLED: Outcome.CANCELLED,
 }
 _ERROR_TYPE_OF: Final = {
     PublishStage.RESPONSE: ErrorType.PUBLISH_RESPONSE,
@@ -64,12 +66,12 @@ class IngressSettings:
     Attributes:
         stop_grace: Seconds an engine has to end after a stop or at shutdown.
         refusal_wait: Seconds a redelivery waits for a refused handshake.
-        max_deliveries: Deliveries of one message; on the next it is poison.
+        max_crashes: Workers that may die with a request; then it is poison.
     """
 
     stop_grace: float = 1.0
     refusal_wait: float = REFUSAL_WAIT
-    max_deliveries: int = 10
+    max_crashes: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +210,9 @@ class Exchange:
             self._sender.write_prologue()  # stopped before the engine accepted
         if run.end is StreamEnd.SHUTDOWN:
             return  # no final: the caller sees an incomplete stream (overview section 4)
-        if run.end is StreamEnd.FAILED and run.error is not None:
+        if run.end is StreamEnd.CANCELLED:
+            run.error = Cancelled(cancellation_text(self._delivery.revocation.detail))
+        if run.end in {StreamEnd.FAILED, StreamEnd.CANCELLED} and run.error is not None:
             self._write_error_item(run.error)
         self._write_final()
 

@@ -17,15 +17,12 @@ from dialback.errors import (
     DeserializationError,
     DialError,
     InvalidArgument,
-    ProtocolError,
-    PublishError,
-    ResponseTimeout,
     Unknown,
 )
+from dialback.ingress.answer import Answerer, cancellation, expiry
 from dialback.ingress.engine import Engine
 from dialback.ingress.exchange import Exchange, ExchangeTools, IngressSettings, Progress
 from dialback.ingress.request import (
-    CallHome,
     Parse,
     ParsedRequest,
     Rejection,
@@ -48,7 +45,6 @@ from dialback.outcomes import (
 )
 from dialback.transport.dial import Dialer
 from dialback.transport.dynamo_errors import backend_error, describe
-from dialback.transport.items import encode_error_item, encode_final
 from dialback.transport.messages import DynamoError
 from dialback.transport.sender import ResponseSender
 
@@ -88,6 +84,7 @@ class Ingress:
         """
         self._engine = engine
         self._dialer = dialer
+        self._answerer = Answerer(dialer)
         self._metrics = metrics
         self._parse = parse
         self._now_ns = now_ns
@@ -121,10 +118,12 @@ class Ingress:
         progress.request_id = parsed.request_id
         if parsed.sent_ns is not None:
             self._metrics.observe_transit((self._now_ns() - parsed.sent_ns) / _NS)
-        given_up = self._given_up(delivery, parsed)
+        given_up = _cancelled(delivery) or self._given_up(delivery, parsed)
         if given_up is not None:
             return await self._give_up(delivery, parsed, *given_up)
         sender = await self._dial(delivery, parsed)
+        if (cancelled := _cancelled(delivery)) and isinstance(sender, HandedBack):
+            return await self._give_up(delivery, parsed, *cancelled)
         if not isinstance(sender, ResponseSender):
             return sender
         progress.handshaken = True
@@ -152,7 +151,9 @@ class Ingress:
     async def _reject(self, delivery: Delivery, rejection: Rejection) -> Finished:
         self._metrics.count_error(rejection.error_type)
         error = backend_error(InvalidArgument, rejection.reason)
-        told = await self._answer(delivery, rejection.call_home, error)
+        told = await self._answerer.answer(
+            rejection.call_home, error, revocation=delivery.revocation
+        )
         return Finished(
             outcome=rejection.outcome,
             request_id=rejection.request_id,
@@ -167,17 +168,20 @@ class Ingress:
     ) -> tuple[Outcome, DynamoError] | None:
         """Say why a request that could be served is not."""
         if parsed.expired(self._now_ns()):
-            reason = "the request's deadline passed while it was queued"
-            return Outcome.EXPIRED, backend_error(ResponseTimeout, reason)
-        if delivery.number > self._tools.settings.max_deliveries:
-            reason = f"given up: delivered {delivery.number - 1} times, and no worker ended it"
+            return Outcome.EXPIRED, expiry()
+        if delivery.crashes >= self._tools.settings.max_crashes:
+            workers = "worker" if delivery.crashes == 1 else "workers"
+            reason = (
+                f"given up: {delivery.crashes} {workers} died while they had it"
+                f" (delivery {delivery.number})"
+            )
             return Outcome.POISON, backend_error(Unknown, reason)
         return None
 
     async def _give_up(
         self, delivery: Delivery, parsed: ParsedRequest, outcome: Outcome, error: DynamoError
     ) -> Finished:
-        told = await self._answer(delivery, parsed.call_home, error)
+        told = await self._answerer.answer(parsed.call_home, error, revocation=delivery.revocation)
         return Finished(
             outcome=outcome,
             request_id=parsed.request_id,
@@ -185,33 +189,6 @@ class Ingress:
             caller=str(parsed.call_home.address),
             caller_told=told,
         )
-
-    async def _answer(
-        self, delivery: Delivery, call_home: CallHome | None, error: DynamoError
-    ) -> bool:
-        """Dial and say no: good prologue, error item, final. Return whether it was said.
-
-        Never an error prologue: Dynamo's requesters then avoid the worker for 5 s and
-        migrate the request (protocol section 13).
-        """
-        if call_home is None:
-            return False
-        try:
-            sender = await self._dialer.dial(call_home.address, call_home.subject)
-        except (DialError, CallHomeForbiddenError) as failure:
-            logger.debug("the answer cannot be delivered", extra={"reason": str(failure)})
-            return False
-        delivery.revocation.on_revoked(lambda _: sender.end_linger())
-        try:
-            sender.write_prologue()
-            sender.write_item(encode_error_item(error, call_home.codec))
-            sender.write_final(encode_final(call_home.codec))
-            await sender.finish()
-        except (PublishError, ProtocolError):  # gone, or killed right after the handshake
-            return False
-        finally:
-            sender.abort()
-        return True
 
     # --- the dial ---------------------------------------------------------------------
 
@@ -249,6 +226,13 @@ class Ingress:
             caller=str(parsed.call_home.address),
             dials=dials,
         )
+
+
+def _cancelled(delivery: Delivery) -> tuple[Outcome, DynamoError] | None:
+    """Say that an operator cancelled the request, if that is so."""
+    if delivery.revocation.reason is not Revoked.CANCELLED:
+        return None
+    return Outcome.CANCELLED, cancellation(delivery.revocation.detail)
 
 
 def _own_fault(delivery: Delivery, progress: Progress, error: Exception) -> Finished:

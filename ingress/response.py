@@ -40,6 +40,7 @@ class StreamEnd(Enum):
     LOST = "the connection was lost"
     SHUTDOWN = "the worker shut down"
     LEASE_LOST = "the lease was lost"
+    CANCELLED = "an operator cancelled the request"
 
 
 @dataclass(slots=True)
@@ -150,8 +151,9 @@ class _Watch:
             self._context.kill()
             self._end(StreamEnd.LEASE_LOST)
         else:
+            cancelled = reason is Revoked.CANCELLED
             self._context.stop_generating()
-            self._end_later(StreamEnd.SHUTDOWN)
+            self._end_later(StreamEnd.CANCELLED if cancelled else StreamEnd.SHUTDOWN)
 
     def _end_later(self, end: StreamEnd) -> None:
         self.asked = self.asked or end

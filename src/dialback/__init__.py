@@ -27,7 +27,8 @@ from dialback.outcomes import Outcome
 from dialback.requester import Requester, ResponseStream
 from dialback.settings import Settings
 from dialback.transport.response_stream import EndState
-from dialback.worker import Worker, WorkerExit
+from dialback.worker import Worker
+from dialback.worker_exit import WorkerExit
 
 __version__ = version("dialback")
 

@@ -41,7 +41,7 @@ class DeliveryEnd(StrEnum):
     RETRIED = "retried"
     """Handed back with a delay; another delivery will try again."""
     HANDED_BACK = "handed_back"
-    """Handed back at once without having been tried (drain, no free slot)."""
+    """Handed back to another worker, which is no attempt (drain, no free slot)."""
     SUPERSEDED = "superseded"
     """The lease was lost; another worker has the message. Nothing was settled."""
     UNCONFIRMED = "unconfirmed"
@@ -53,6 +53,7 @@ class Revoked(StrEnum):
 
     SHUTDOWN = "shutdown"
     LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
 
 
 class Revocation:
@@ -62,18 +63,20 @@ class Revocation:
     or registers a callback, which is called at most once.
     """
 
-    __slots__ = ("_callbacks", "_event", "reason")
+    __slots__ = ("_callbacks", "_event", "detail", "reason")
 
     def __init__(self) -> None:
         self.reason: Revoked | None = None
+        self.detail = ""
         self._event = asyncio.Event()
         self._callbacks: list[Callable[[Revoked], None]] = []
 
-    def set(self, reason: Revoked) -> None:
-        """Revoke the delivery. A second call changes nothing."""
+    def set(self, reason: Revoked, detail: str = "") -> None:
+        """Revoke the delivery; ``detail`` says why. A second call changes nothing."""
         if self.reason is not None:
             return
         self.reason = reason
+        self.detail = detail
         self._event.set()
         for callback in self._callbacks:
             callback(reason)
@@ -105,6 +108,10 @@ class Delivery:
         sequence: The message's sequence in that stream.
         number: 1 for the first delivery (JetStream's ``num_delivered``).
         published_ns: When the stream stored it, Unix nanoseconds.
+        attempts: Earlier deliveries in which the requester could not be reached.
+        crashes: Earlier deliveries whose worker died without saying how they ended.
+        epoch: When the lane's consumer was created, Unix nanoseconds: with a new consumer the
+            delivery numbers begin anew. 0 if that is not known.
         revocation: Signals shutdown or a lost lease while the request runs.
     """
 
@@ -116,6 +123,9 @@ class Delivery:
     sequence: int = 0
     number: int = 1
     published_ns: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    epoch: int = 0
     revocation: Revocation = field(default_factory=Revocation)
 
 
@@ -150,10 +160,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedBack:
-    """The delivery ended before its request began in earnest; somebody else takes it."""
+    """The delivery ended but not its request: somebody else takes it.
+
+    Attributes:
+        request_id: The request's id.
+        reason: One sentence for the log.
+        delay: Seconds until the next delivery.
+    """
 
     request_id: str
     reason: str
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

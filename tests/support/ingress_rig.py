@@ -106,6 +106,7 @@ class IngressRig:
         dialer_type: type[Dialer] = Dialer,
         stop_grace: float = PATIENT,
         refusal_wait: float = PATIENT,
+        max_crashes: int = 3,
         parse: Parse = parse_unary,
         on_retry: Callable[[], None] = lambda: None,
         on_healthy: Callable[[], None] = lambda: None,
@@ -134,7 +135,9 @@ class IngressRig:
             ),
             metrics=metrics.work_handler,
             service=metrics.service,
-            settings=IngressSettings(stop_grace=stop_grace, refusal_wait=refusal_wait),
+            settings=IngressSettings(
+                stop_grace=stop_grace, refusal_wait=refusal_wait, max_crashes=max_crashes
+            ),
             parse=parse,
             on_healthy=self._healthy,
             now_ns=now_ns,
@@ -150,6 +153,7 @@ class IngressRig:
         *,
         headers: Mapping[str, str] | None = None,
         number: int = 1,
+        crashes: int = 0,
         revocation: Revocation | None = None,
     ) -> "asyncio.Task[Ending]":
         """Serve one delivery in a task."""
@@ -160,6 +164,7 @@ class IngressRig:
             stream="JOBS_test",
             sequence=7,
             number=number,
+            crashes=crashes,
             published_ns=1_700_000_000_000_000_000,
             revocation=revocation or Revocation(),
         )
