@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check cov bench interop fuzz format compose-check compose-test clean
+.PHONY: help setup demo test check cov bench interop faults soak fuzz format compose-check compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,15 @@ interop: $(READY) ## Real Dynamo peers, releases 1.3.1 and 1.6.1, on either end
 	$(BIN)/python tests/interop/environments.py
 	$(BIN)/python -m pytest tests/interop
 
+FAULTS ?=
+faults: $(READY) ## Fault tests: kills, freezes, restarts, a cluster; FAULTS='-m ci' for the short ones
+	$(BIN)/python -m pytest tests/faults $(FAULTS)
+
 SECONDS ?= 60
+SEED ?=
+soak: $(READY) ## Mixed traffic under random faults for SECONDS; SEED repeats a run
+	PYTHONPATH=tests $(BIN)/python -m faults.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 fuzz: $(READY) ## Coverage-guided fuzzing for SECONDS (decoder, control message)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python -m fuzz --seconds $(SECONDS)

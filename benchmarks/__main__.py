@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: every benchmark, each against its peer in the same run.
+"""``python -m benchmarks``: every benchmark; rates against a peer's in the same run.
 
 Machines differ and are shared, so only the ratios mean something; absolute figures are
 printed to make the ratios believable.
@@ -8,13 +8,14 @@ import asyncio
 
 import uvloop
 
-from benchmarks import back_channel, work_queue
+from benchmarks import back_channel, idle_slots, work_queue
 
 
 async def main() -> None:
     """Run all of them."""
     await back_channel.main()
     await work_queue.main()
+    await idle_slots.main()
 
 
 if __name__ == "__main__":

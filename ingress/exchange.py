@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from dialback.errors import ProtocolError, PublishError, SerializationError
+from dialback.errors import Cancelled, ProtocolError, PublishError, SerializationError
+from dialback.ingress.answer import ANSWER_TIMEOUT, cancellation_text
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
@@ -68,6 +69,7 @@ _OUTCOME_OF: Final = {
     StreamEnd.REFUSED: Outcome.ENGINE_REFUSED,
     StreamEnd.FAILED: Outcome.ENGINE_FAILED,
     StreamEnd.SHUTDOWN: Outcome.INTERRUPTED,
+    StreamEnd.CANCELLED: Outcome.CANCELLED,
 }
 _ERROR_TYPE_OF: Final = {
     PublishStage.RESPONSE: ErrorType.PUBLISH_RESPONSE,
@@ -90,7 +92,7 @@ class IngressSettings:
     stop_grace: float = 1.0
     refusal_wait: float = REFUSAL_WAIT
     max_crashes: int = 3
-    answer_timeout: float = 10.0
+    answer_timeout: float = ANSWER_TIMEOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +285,11 @@ class Exchange:
         if run.end is StreamEnd.SHUTDOWN:
             if self._session is None:
                 return  # no final: the caller sees an incomplete stream (overview section 4)
-            self._write_error(interrupted_error("its worker shut down, and the engine cannot resume"))
+            why = "its worker shut down, and the engine cannot resume"
+            self._write_error(interrupted_error(why))
+        if run.end is StreamEnd.CANCELLED:
+            run.error = Cancelled(cancellation_text(self._delivery.revocation.detail))
+            self._write_error(error_item_of(run.error))
         if run.end is StreamEnd.FAILED and run.error is not None:
             self._write_failure(run.error)
         self._write_final()

@@ -5,24 +5,21 @@ requester's FIN. The in-flight gauge and the duration are released on every way 
 ending means for the message is the queue's business (overview, sections 3 and 8).
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from dialback.errors import (
     CallHomeForbiddenError,
     DeserializationError,
     DialError,
     InvalidArgument,
-    ProtocolError,
-    PublishError,
-    ResponseTimeout,
-    StreamSupersededError,
     Unknown,
 )
+from dialback.ingress.agreement import agree
+from dialback.ingress.answer import Answerer, cancellation, expiry, offer_of
 from dialback.ingress.engine import Engine
 from dialback.ingress.exchange import (
     Exchange,
@@ -40,30 +37,18 @@ from dialback.ingress.request import (
     parse_unary,
     request_id_for,
 )
-from dialback.ingress.response import Resumption
-from dialback.ingress.resumption import GiveUp, Replay, plan
+from dialback.ingress.revoked import handed_back_or_superseded, unless_revoked
 from dialback.metrics.names import ErrorType
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.work_handler import WorkHandlerMetrics
-from dialback.outcomes import (
-    Delivery,
-    Ending,
-    Finished,
-    HandedBack,
-    Outcome,
-    Revocation,
-    Revoked,
-    Superseded,
-)
+from dialback.outcomes import Delivery, Ending, Finished, HandedBack, Outcome, Revoked
 from dialback.transport.dial import Dialer
 from dialback.transport.dynamo_errors import backend_error, describe
-from dialback.transport.items import encode_error_item, encode_final
-from dialback.transport.messages import DynamoError, PayloadCodec, ResumeOffer
+from dialback.transport.messages import DynamoError
 from dialback.transport.sender import ResponseSender
 
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
 _NS: Final = 1_000_000_000
 
 
@@ -97,6 +82,7 @@ class Ingress:
         """
         self._engine = engine
         self._dialer = dialer
+        self._answerer = Answerer(dialer)
         self._metrics = metrics
         self._parse = parse
         self._now_ns = now_ns
@@ -130,16 +116,26 @@ class Ingress:
         progress.request_id = parsed.request_id
         if parsed.sent_ns is not None:
             self._metrics.observe_transit((self._now_ns() - parsed.sent_ns) / _NS)
-        given_up = self._given_up(delivery, parsed)
+        given_up = _cancelled(delivery) or self._given_up(delivery, parsed)
         if given_up is not None:
             return await self._give_up(delivery, parsed, *given_up)
         sender = await self._dial(delivery, parsed)
+        if (cancelled := _cancelled(delivery)) and isinstance(sender, HandedBack):
+            return await self._give_up(delivery, parsed, *cancelled)
         if not isinstance(sender, ResponseSender):
             return sender
         try:
             session: Session | None = None
             if parsed.call_home.resumable:
-                agreed = await self._agree(delivery, parsed, sender, progress)
+                agreed = await agree(
+                    delivery,
+                    parsed,
+                    sender,
+                    progress,
+                    engine=self._engine,
+                    tools=self._tools,
+                    now_ns=self._now_ns(),
+                )
                 if not isinstance(agreed, Session):
                     return agreed
                 session = agreed
@@ -150,72 +146,6 @@ class Ingress:
             return await exchange.respond(self._engine)
         finally:
             sender.abort()  # nothing to do after an orderly end
-
-    # --- a resumable stream -----------------------------------------------------------
-
-    async def _agree(
-        self,
-        delivery: Delivery,
-        parsed: ParsedRequest,
-        sender: ResponseSender,
-        progress: Progress,
-    ) -> Session | Ending:
-        """Hear what the requester has, and decide where the engine begins."""
-        settings = self._tools.settings
-        answering = sender.resume_answer(settings.answer_timeout, parsed.call_home.codec)
-        try:
-            answer = await _unless_revoked(answering, delivery.revocation)
-        except StreamSupersededError as error:
-            return Superseded(request_id=parsed.request_id, reason=str(error))
-        except PublishError as error:
-            return self._unanswered(parsed, sender, error)
-        if answer is None:
-            return _revoked(delivery, parsed)
-        progress.handshaken = True
-        planned = plan(
-            answer,
-            self._engine.resume,
-            max_crashes=settings.max_crashes,
-            expired=parsed.expired(self._now_ns()),
-        )
-        if isinstance(planned, GiveUp):
-            return await self._decline(delivery, parsed, sender, planned)
-        if planned.delivered:
-            self._tools.service.count_resumed()
-        resumption = Resumption(
-            able=self._engine.resume is not None, base=planned.delivered, replay=Replay(planned)
-        )
-        return Session(start=planned, resumption=resumption, agreed=time.monotonic())
-
-    def _unanswered(
-        self, parsed: ParsedRequest, sender: ResponseSender, error: PublishError
-    ) -> Finished:
-        """No answer: the stream is over, or the requester stands still."""
-        if error.client_gone:
-            return Finished(
-                outcome=Outcome.CLIENT_GONE,
-                request_id=parsed.request_id,
-                reason="the stream is over",
-                caller=sender.address,
-                dials=sender.dials,
-            )
-        return self._undialled(
-            Outcome.REQUESTER_UNREACHABLE, parsed, str(error), dials=sender.dials
-        )
-
-    async def _decline(
-        self, delivery: Delivery, parsed: ParsedRequest, sender: ResponseSender, why: GiveUp
-    ) -> Finished:
-        delivery.revocation.on_revoked(lambda _: sender.end_linger())
-        told = await say(sender, why.error, parsed.call_home.codec)
-        return Finished(
-            outcome=why.outcome,
-            request_id=parsed.request_id,
-            reason=why.error.message,
-            caller=sender.address,
-            dials=sender.dials,
-            caller_told=told,
-        )
 
     def _convert(self, parsed: ParsedRequest) -> ParsedRequest | Rejection:
         """Give the engine the type it asks for."""
@@ -235,7 +165,7 @@ class Ingress:
     async def _reject(self, delivery: Delivery, rejection: Rejection) -> Finished:
         self._metrics.count_error(rejection.error_type)
         error = backend_error(InvalidArgument, rejection.reason)
-        told = await self._answer(delivery, rejection.call_home, error)
+        told = await self._tell(delivery, rejection.call_home, error)
         return Finished(
             outcome=rejection.outcome,
             request_id=rejection.request_id,
@@ -243,6 +173,13 @@ class Ingress:
             error_type=rejection.error_type,
             caller=str(rejection.call_home.address) if rejection.call_home else "",
             caller_told=told,
+        )
+
+    async def _tell(
+        self, delivery: Delivery, call_home: CallHome | None, error: DynamoError
+    ) -> bool:
+        return await self._answerer.answer(
+            call_home, error, offer=offer_of(delivery), revocation=delivery.revocation
         )
 
     def _given_up(
@@ -256,17 +193,20 @@ class Ingress:
         resumed = parsed.call_home.resumable and delivery.number > 1
         now_ns = self._now_ns()
         if parsed.past_deadline(now_ns) if resumed else parsed.expired(now_ns):
-            reason = "the request's deadline passed while it was queued"
-            return Outcome.EXPIRED, backend_error(ResponseTimeout, reason)
+            return Outcome.EXPIRED, expiry()
         if not resumed and delivery.crashes >= self._tools.settings.max_crashes:
-            reason = f"given up: {delivery.crashes} workers died while they had it"
+            workers = "worker" if delivery.crashes == 1 else "workers"
+            reason = (
+                f"given up: {delivery.crashes} {workers} died while they had it"
+                f" (delivery {delivery.number})"
+            )
             return Outcome.POISON, backend_error(Unknown, reason)
         return None
 
     async def _give_up(
         self, delivery: Delivery, parsed: ParsedRequest, outcome: Outcome, error: DynamoError
     ) -> Finished:
-        told = await self._answer(delivery, parsed.call_home, error)
+        told = await self._tell(delivery, parsed.call_home, error)
         return Finished(
             outcome=outcome,
             request_id=parsed.request_id,
@@ -275,35 +215,14 @@ class Ingress:
             caller_told=told,
         )
 
-    async def _answer(
-        self, delivery: Delivery, call_home: CallHome | None, error: DynamoError
-    ) -> bool:
-        """Dial and say no: good prologue, error item, final. Return whether it was said.
-
-        Never an error prologue: Dynamo's requesters then avoid the worker for 5 s and
-        migrate the request (protocol section 13).
-        """
-        if call_home is None:
-            return False
-        try:
-            sender = await self._dialer.dial(call_home.address, call_home.subject)
-        except (DialError, CallHomeForbiddenError) as failure:
-            logger.debug("the answer cannot be delivered", extra={"reason": str(failure)})
-            return False
-        delivery.revocation.on_revoked(lambda _: sender.end_linger())
-        try:
-            return await say(sender, error, call_home.codec)
-        finally:
-            sender.abort()
-
     # --- the dial ---------------------------------------------------------------------
 
     async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
         home = parsed.call_home
-        offer = ResumeOffer(delivery.number, delivery.epoch) if home.resumable else None
+        offer = offer_of(delivery) if home.resumable else None
         left = self._left(parsed, delivery)
         try:
-            sender = await _unless_revoked(
+            sender = await unless_revoked(
                 self._dialer.dial(home.address, home.subject, total_timeout=left, offer=offer),
                 delivery.revocation,
             )
@@ -314,7 +233,7 @@ class Ingress:
             return self._undialled(outcome, parsed, str(error), dials=error.attempts)
         if sender is not None:
             return sender
-        return _revoked(delivery, parsed)
+        return handed_back_or_superseded(delivery, parsed.request_id)
 
     def _left(self, parsed: ParsedRequest, delivery: Delivery) -> float | None:
         start_by = parsed.start_by_ns if delivery.number == 1 else None
@@ -335,22 +254,11 @@ class Ingress:
         )
 
 
-async def say(sender: ResponseSender, error: DynamoError, codec: PayloadCodec) -> bool:
-    """Say no on an open stream: prologue, error item, final. Return whether it was said."""
-    try:
-        sender.write_prologue()
-        sender.write_item(encode_error_item(error, codec))
-        sender.write_final(encode_final(codec))
-        await sender.finish()
-    except (PublishError, ProtocolError):  # gone, or killed right after the handshake
-        return False
-    return True
-
-
-def _revoked(delivery: Delivery, parsed: ParsedRequest) -> Superseded | HandedBack:
-    if delivery.revocation.reason is Revoked.LEASE_LOST:
-        return Superseded(request_id=parsed.request_id, reason="lease lost before the engine ran")
-    return HandedBack(request_id=parsed.request_id, reason="shutdown before the engine ran")
+def _cancelled(delivery: Delivery) -> tuple[Outcome, DynamoError] | None:
+    """Say that an operator cancelled the request, if that is so."""
+    if delivery.revocation.reason is not Revoked.CANCELLED:
+        return None
+    return Outcome.CANCELLED, cancellation(delivery.revocation.detail)
 
 
 def _own_fault(delivery: Delivery, progress: Progress, error: Exception) -> Finished:
@@ -362,20 +270,3 @@ def _own_fault(delivery: Delivery, progress: Progress, error: Exception) -> Fini
         reason=f"fault in dialback: {describe(error)}",
         items=progress.items,
     )
-
-
-async def _unless_revoked(work: Awaitable[_T], revocation: Revocation) -> _T | None:
-    """Await ``work``; cancel it and return ``None`` if the delivery is revoked first."""
-    task = asyncio.ensure_future(work)
-
-    def cancel(_: Revoked) -> None:
-        task.cancel()
-
-    revocation.on_revoked(cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if revocation.reason is None or not task.cancelled():
-            task.cancel()
-            raise
-        return None

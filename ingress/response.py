@@ -43,6 +43,7 @@ class StreamEnd(Enum):
     HANDED_OVER = "the worker handed the stream over"
     SUPERSEDED = "a newer worker serves the stream"
     LEASE_LOST = "the lease was lost"
+    CANCELLED = "an operator cancelled the request"
 
 
 @dataclass(slots=True)
@@ -184,8 +185,9 @@ class _Watch:
         elif self.can_hand_over() and self.asked is None:
             self.hand_over()
         else:
+            cancelled = reason is Revoked.CANCELLED
             self._context.stop_generating()
-            self._end_later(StreamEnd.SHUTDOWN)
+            self._end_later(StreamEnd.CANCELLED if cancelled else StreamEnd.SHUTDOWN)
 
     def hand_over(self) -> None:
         """End between two items, without a word to the engine that it could answer to."""

@@ -61,9 +61,7 @@ class GiveUp:
 Plan: TypeAlias = Start | GiveUp
 
 
-def plan(
-    answer: ResumeAnswer, ability: Resume | None, *, max_crashes: int, expired: bool
-) -> Plan:
+def plan(answer: ResumeAnswer, ability: Resume | None, *, max_crashes: int, expired: bool) -> Plan:
     """Decide what to do on a stream that its requester has kept open.
 
     Args:

@@ -86,11 +86,12 @@ class JetStreamApi:
         """Return a stream's configuration and state."""
         return await self.request(f"STREAM.INFO.{stream}")
 
-    async def stream_names(self) -> list[str]:
-        """Return the names of all streams."""
+    async def stream_names(self, *, subject: str | None = None) -> list[str]:
+        """Return the names of all streams, or of those that take a subject."""
         names: list[str] = []
+        wanted = {"subject": subject} if subject is not None else {}
         while True:
-            page = await self.request("STREAM.NAMES", {"offset": len(names)})
+            page = await self.request("STREAM.NAMES", {"offset": len(names)} | wanted)
             names += page.get("streams") or []
             if len(names) >= page["total"] or not page.get("streams"):
                 return names
@@ -164,26 +165,50 @@ _ERROR_OF_CODE: Final[dict[int, type[QueueError]]] = {
     10014: NotFoundError,  # consumer not found
     10037: NotFoundError,  # no message found
     10071: WrongLastSequenceError,
+    10164: WrongLastSequenceError,  # another message of the subject is being stored
     10077: QueueFullError,  # maximum messages or bytes exceeded
+    10002: QueueFullError,  # the account's limits
     10023: QueueFullError,  # insufficient resources
+    10028: QueueFullError,  # insufficient memory
     10047: QueueFullError,  # insufficient storage
     10167: QueueFullError,  # too many buffered requests
-    10008: ServerUnavailableError,  # no leader
-    10009: ServerUnavailableError,
-    10004: ServerUnavailableError,
+    10004: ServerUnavailableError,  # incomplete results
+    10007: ServerUnavailableError,  # not assigned to this server
+    10008: ServerUnavailableError,  # no leader of the cluster
+    10009: ServerUnavailableError,  # not the leader
+    10041: ServerUnavailableError,  # Raft
+    10076: ServerUnavailableError,  # without -js; also of a server that is shutting down
+    10118: ServerUnavailableError,  # stream offline
+    10119: ServerUnavailableError,  # consumer offline
+    10158: ServerUnavailableError,  # a message of this id is being stored
 }
 _ERROR_OF_STATUS: Final[dict[int, type[QueueError]]] = {
     403: PermissionDeniedError,
     404: NotFoundError,
 }
+_STORE_FAILED: Final = 10077
+_STORE_CLOSED: Final = "store is closed"  # all that tells it from a full stream: same number
+_ADVICE: Final[dict[int, str]] = {
+    10077: "the stream is at its max_msgs, max_bytes or max_msgs_per_subject",
+    10002: "the NATS account is at its JetStream limits",
+    10023: "the server has no room: see max_file and max_mem of its JetStream",
+    10028: "the server is at its JetStream max_mem",
+    10047: "the server is at its JetStream max_file",
+    10167: "more publishes wait than the stream buffers (max_buffered_msgs, max_buffered_size)",
+    10039: "switch JetStream on for this NATS account",
+    10076: "this nats-server runs without JetStream (-js)",
+}
 
 
 def api_error(error: dict[str, Any], verb: str) -> QueueError:
-    """Return our error for the server's numeric code; the text is never matched."""
-    code = int(error.get("err_code", 0))
+    """Return our error for the server's numeric code."""
+    code, description = int(error.get("err_code", 0)), str(error.get("description", "error"))
     by_status = _ERROR_OF_STATUS.get(int(error.get("code", 0)), QueueError)
     kind = _ERROR_OF_CODE.get(code, by_status)
-    return kind(f"{error.get('description', 'error')} ({verb}, error {code})")
+    sentence = f"{description} ({verb}, error {code})"
+    if code == _STORE_FAILED and description == _STORE_CLOSED:
+        return ServerUnavailableError(sentence)
+    return kind(f"{sentence}: {_ADVICE[code]}" if code in _ADVICE else sentence)
 
 
 def stream_missing(endpoint: object) -> StreamMissingError:

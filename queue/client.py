@@ -4,7 +4,7 @@ The seam to the composition roots and the CLI: they hold a :class:`QueueClient` 
 nothing of nats-py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nats.aio.client import Client
@@ -56,8 +56,18 @@ class QueueClient:
             ServerUnavailableError: If no server answers in time.
             PermissionDeniedError: If it refuses the credentials.
         """
-        client = await connect(server, name=name, role=role, within=within, events=events)
-        return cls(client, JetStreamApi(client), Publisher(client), Settler(client))
+        hooks = events or ConnectionEvents()
+        publishers: list[Publisher] = []
+
+        def disconnected() -> None:
+            for publisher in publishers:
+                publisher.connection_lost()
+            hooks.disconnected()
+
+        told = replace(hooks, disconnected=disconnected)
+        client = await connect(server, name=name, role=role, within=within, events=told)
+        publishers.append(Publisher(client))
+        return cls(client, JetStreamApi(client), publishers[0], Settler(client))
 
     @property
     def server_host(self) -> tuple[str, int]:

@@ -22,7 +22,8 @@ from dialback.errors import ConfigError, PermissionDeniedError, ServerUnavailabl
 
 logger = logging.getLogger(__name__)
 
-_RECONNECT_WAIT: Final = 0.5  # seconds, plus jitter
+_RECONNECT_WAIT: Final = 0.2  # seconds, doubled twice at most, and with jitter
+_MAX_RECONNECT_WAIT: Final = 0.8  # a server that is back is noticed within a second
 _PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
 _ONE_TRY: Final[dict[str, Any]] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 _PENDING_BYTES: Final = 8 * 1024 * 1024
@@ -245,7 +246,7 @@ def _with_jitter(servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
     del info
     candidate = random.choice(servers)  # noqa: S311 -- not a secret
     attempts = max(0, int(getattr(candidate, "reconnects", 0)))
-    wait = min(2.0, _RECONNECT_WAIT * 2 ** min(attempts, 2))
+    wait = min(_MAX_RECONNECT_WAIT, _RECONNECT_WAIT * 2 ** min(attempts, 2))
     return candidate, wait * random.uniform(0.2, 1.0)  # noqa: S311
 
 

@@ -1,66 +1,37 @@
-"""The consumer: messages in, endings out. Slots, leases, settling, drain.
+"""The consumer: messages in, endings out. Slots, leases, drain.
 
 Pulls for free slots only, keeps each delivery's lease, calls ``handle`` (the ingress) in a
-task of its own, carries out what :mod:`dialback.queue.policy` decides, and writes the one log
-line of each finished request. Source: overview sections 3 and 8.
+task of its own, and has its ending settled. Source: overview sections 3 and 8.
 """
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from dialback.errors import QueueError
 from dialback.metrics.service import ServiceMetrics
-from dialback.outcomes import (
-    Delivery,
-    DeliveryEnd,
-    Ending,
-    Finished,
-    Handle,
-    Outcome,
-    Revoked,
-)
-from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
-from dialback.queue.delivery import ACK, TERM, DeliveryInfo, LeaseExpiredError, Settler, nak_body
+from dialback.outcomes import Delivery, DeliveryEnd, Handle, Revoked
+from dialback.queue.dead_letter import DeadLetters
+from dialback.queue.delivery import DeliveryInfo, Settler
+from dialback.queue.epochs import Epochs
 from dialback.queue.lane_repair import Restore
-from dialback.queue.lease import Lease, LeaseKeeper
-from dialback.queue.policy import (
-    Ack,
-    DeadLetter,
-    Disposition,
-    Leave,
-    Nak,
-    RetryPolicy,
-    disposition_for,
-    retry_delay,
-)
-from dialback.queue.puller import Puller, PullEvents, PullSettings
+from dialback.queue.lanes import LaneSlots
+from dialback.queue.lease import LeaseKeeper
+from dialback.queue.notes import Notes
+from dialback.queue.policy import RetryPolicy
+from dialback.queue.pull_settings import PullEvents, PullSettings
+from dialback.queue.puller import Puller
+from dialback.queue.settling import Settling, Work, key_of
 
 logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
-_JITTER: Final = 0.2
-
-
-@dataclass(slots=True)
-class _Work:
-    """One delivery that is being worked on."""
-
-    message: Msg
-    delivery: Delivery
-    lease: Lease
-    started: float = field(default_factory=time.monotonic)
-
-    def expired(self) -> bool:
-        """Whether another worker may have the message by now."""
-        return self.lease.expired(time.monotonic())
+_LAST_NOTES: Final = 2.0  # seconds of a drain for notes that are still being written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,34 +57,43 @@ class Consumer:
         stream: str,
         lanes: Sequence[str],
         slots: int,
+        reserved: Mapping[str, int] | None = None,
         handle: Handle,
         leases: LeaseKeeper,
         settler: Settler,
         dead_letters: DeadLetters,
+        notes: Notes,
+        epochs: Epochs,
         metrics: ServiceMetrics,
         worker: str,
         policy: RetryPolicy | None = None,
         pull: PullSettings | None = None,
         restore: Restore | None = None,
     ) -> None:
-        self._slots = slots
+        self._slots = LaneSlots(slots, reserved)
         self._handle = handle
         self._leases = leases
-        self._settler = settler
-        self._dead_letters = dead_letters
+        self._notes = notes
+        self._epochs = epochs
         self._metrics = metrics
-        self._worker = worker
-        self._policy = policy or RetryPolicy()
-        self._tasks: dict[asyncio.Task[None], _Work] = {}
+        self._settling = Settling(
+            settler=settler,
+            dead_letters=dead_letters,
+            notes=notes,
+            metrics=metrics,
+            worker=worker,
+            policy=policy or RetryPolicy(),
+        )
+        self._tasks: dict[asyncio.Task[None], Work] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._interrupted = 0
         self.puller = Puller(
             client,
             stream,
             lanes,
-            free=lambda: self._slots - len(self._tasks),
+            room=self._slots.room,
             accept=self._accept,
+            hand_back=self._hand_back,
             settings=pull,
             events=PullEvents(
                 pulled=metrics.pulled,
@@ -137,14 +117,14 @@ class Consumer:
     def _accept(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
         """Take a message into a free slot, or leave it to the worker that has it by now."""
         if self._leases.came_late(asked):
-            self._metrics.count_delivery_end(DeliveryEnd.SUPERSEDED)
+            self._settling.superseded(info)
             logger.warning(
                 "message dropped: the event loop stood still, another worker may have it",
                 extra={"lane": info.consumer, "seq": info.sequence, "delivery": info.number},
             )
             self.puller.start_over()  # what else those pulls bring is as old
             return True  # no NAK: that would take it from that worker
-        if len(self._tasks) >= self._slots:
+        if self._slots.room(info.consumer) <= 0:
             return False
         delivery = Delivery(
             payload=message.data,
@@ -159,16 +139,17 @@ class Consumer:
         lease = self._leases.add(
             message.reply, lambda: delivery.revocation.set(Revoked.LEASE_LOST), asked=asked
         )
-        work = _Work(message, delivery, lease)
+        work = Work(message, info, delivery, lease)
         task = asyncio.create_task(self._work(work), name=f"delivery-{info.sequence}")
         self._tasks[task] = work
+        self._slots.take(delivery.lane)
         self._idle.clear()
         self._metrics.set_slots_busy(len(self._tasks))
         task.add_done_callback(self._done)
         return True
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task, None)
+        self._slots.release(self._tasks.pop(task).delivery.lane)
         self._metrics.set_slots_busy(len(self._tasks))
         if not self._tasks:
             self._idle.set()
@@ -176,123 +157,49 @@ class Consumer:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a delivery's task failed", exc_info=error)
 
-    async def _work(self, work: _Work) -> None:
+    async def _work(self, work: Work) -> None:
         if work.delivery.number == 1:
             waited = time.time_ns() - work.delivery.published_ns
             self._metrics.observe_queue_wait(max(0.0, waited / _NS))
         try:
+            await self._look_up(work)
+            finished = work.noted.note.finished
+            if finished is not None:
+                await asyncio.shield(self._settling.settle_found(work, finished))
+                return
             ending = await self._handle(work.delivery)
             # The outcome is known: a cancellation must not stop us from saying so.
-            await asyncio.shield(self._settle(work, ending))
+            await asyncio.shield(self._settling.settle(work, ending))
         finally:
             self._leases.remove(work.lease)
 
-    # --- settling ---------------------------------------------------------------------
-
-    async def _settle(self, work: _Work, ending: Ending) -> None:
-        disposition = disposition_for(
-            ending,
-            number=work.delivery.number,
-            policy=self._policy,
-            jitter=lambda: random.uniform(1 - _JITTER, 1 + _JITTER),  # noqa: S311
+    async def _look_up(self, work: Work) -> None:
+        """Learn what the message alone does not say: its consumer's epoch, earlier deliveries."""
+        number = work.delivery.number
+        epoch = await self._epochs.of(work.info.consumer, work.info.consumer_sequence)
+        stored = await self._notes.read(key_of(work.info)) if number > 1 else None
+        if stored is None:  # the first delivery, or nothing is known: no crash is counted
+            work.delivery = replace(work.delivery, epoch=epoch)
+            return
+        work.noted = stored
+        work.delivery = replace(
+            work.delivery,
+            epoch=epoch,
+            attempts=stored.note.attempts,
+            crashes=stored.note.crashes_before(number),
         )
-        if work.expired():
-            disposition = Leave()
+
+    async def _hand_back(self, message: Msg, info: DeliveryInfo) -> None:
+        """Give a message back that no slot was free for; it stays ours until then.
+
+        Raises:
+            QueueError: If the server did not confirm it.
+        """
+        lease = self._leases.add(message.reply, lambda: None)
         try:
-            end = await self._carry_out(work, ending, disposition)
-        except LeaseExpiredError:
-            end = DeliveryEnd.SUPERSEDED
-        except QueueError as error:
-            self._metrics.count_ack_unconfirmed()
-            logger.error(  # noqa: TRY400 -- the reason says it, a traceback does not
-                "settling was never confirmed; if the message is still there, it comes again",
-                extra=self._facts(work, ending) | {"reason": str(error)},
-            )
-            end = DeliveryEnd.UNCONFIRMED
-        self._metrics.count_delivery_end(end)
-        if end is DeliveryEnd.SETTLED and isinstance(ending, Finished):
-            self._count(ending, disposition)
-        self._log(work, ending, end, disposition)
-
-    async def _carry_out(
-        self, work: _Work, ending: Ending, disposition: Disposition
-    ) -> DeliveryEnd:
-        match disposition:
-            case Leave():
-                return DeliveryEnd.SUPERSEDED
-            case Nak(delay=delay, retry=retry):
-                await self._answer(work, nak_body(delay))
-                return DeliveryEnd.RETRIED if retry else DeliveryEnd.HANDED_BACK
-            case Ack():
-                await self._answer(work, ACK)
-                return DeliveryEnd.SETTLED
-            case DeadLetter():
-                return await self._bury(work, ending)
-
-    async def _bury(self, work: _Work, ending: Ending) -> DeliveryEnd:
-        """Write the dead letter, then terminate. Without the letter the message stays."""
-        assert isinstance(ending, Finished)  # noqa: S101 -- the policy's
-        record = DeadLetterRecord.of(ending, work.delivery, self._worker)
-        try:
-            await self._dead_letters.write(record)
-        except QueueError as error:
-            logger.error(  # noqa: TRY400 -- as above
-                "dead letter could not be stored; trying again later",
-                extra=self._facts(work, ending) | {"reason": str(error)},
-            )
-            delay = retry_delay(work.delivery.number, self._policy)
-            await self._answer(work, nak_body(delay))
-            return DeliveryEnd.RETRIED
-        await self._answer(work, TERM + b" " + ending.outcome.encode())
-        return DeliveryEnd.SETTLED
-
-    async def _answer(self, work: _Work, body: bytes) -> None:
-        await self._settler.confirm(work.message, body, lost=work.expired)
-
-    def _count(self, ending: Finished, disposition: Disposition) -> None:
-        self._metrics.count_outcome(ending.outcome)
-        if isinstance(disposition, DeadLetter):
-            self._metrics.count_dead_letter(ending.outcome)
-        if ending.outcome is Outcome.INTERRUPTED:
-            self._interrupted += 1
-
-    # --- the log ----------------------------------------------------------------------
-
-    def _log(self, work: _Work, ending: Ending, end: DeliveryEnd, disposition: Disposition) -> None:
-        """One line at INFO for each finished request; other delivery ends have their own."""
-        facts = self._facts(work, ending)
-        if isinstance(ending, Finished) and end is DeliveryEnd.SETTLED:
-            facts["dead_letter"] = isinstance(disposition, DeadLetter)
-            logger.info("request finished", extra=facts)
-        elif end is DeliveryEnd.RETRIED and isinstance(disposition, Nak):
-            facts["retry_in"] = round(disposition.delay, 1)
-            logger.info("delivery ended, the request will be retried", extra=facts)
-        else:
-            logger.info("delivery ended", extra=facts | {"end": end})
-
-    def _facts(self, work: _Work, ending: Ending) -> dict[str, object]:
-        delivery = work.delivery
-        facts: dict[str, object] = {
-            "request_id": ending.request_id,
-            "lane": delivery.lane,
-            "seq": delivery.sequence,
-            "delivery": delivery.number,
-            "duration_ms": round((time.monotonic() - work.started) * 1000, 1),
-        }
-        if ending.reason:
-            facts["reason"] = ending.reason
-        if isinstance(ending, Finished):
-            ttfr = ending.time_to_first_response
-            facts |= {
-                "outcome": ending.outcome.value,
-                "caller": ending.caller,
-                "items": ending.items,
-                "bytes": ending.response_bytes,
-                "dials": ending.dials,
-                "caller_told": ending.caller_told,
-                "ttfr_ms": None if ttfr is None else round(ttfr * 1000, 1),
-            }
-        return facts
+            await self._settling.hand_back(message, info, lambda: lease.expired(time.monotonic()))
+        finally:
+            self._leases.remove(lease)
 
     # --- the end ----------------------------------------------------------------------
 
@@ -322,7 +229,8 @@ class Consumer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        return Drained(interrupted=self._interrupted, abandoned=abandoned)
+        await self._settling.close(min(_LAST_NOTES, end - loop.time()))
+        return Drained(interrupted=self._settling.interrupted, abandoned=abandoned)
 
     async def _idle_within(self, seconds: float, hurry: asyncio.Event | None) -> None:
         waits = [asyncio.ensure_future(self._idle.wait())]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import nats.errors
 from nats.aio.client import Client
@@ -24,12 +24,11 @@ from nats.aio.client import Client
 from dialback.errors import DialbackError, ServerUnavailableError
 from dialback.queue.connection import ConnectionEvents, ServerAddress, close, connect
 from dialback.queue.delivery import IN_PROGRESS
+from dialback.queue.loop_clock import LoopClock
 
 logger = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE: Final = 3
-_STANDSTILL: Final = 1.0  # seconds without a turn: two of the worker's pulses
-_AFTERMATH: Final = 1.0  # seconds of turning after which what came meanwhile is handed over
 _STOP_TIMEOUT: Final = 30.0  # seconds for the thread to close its connection
 
 
@@ -60,34 +59,18 @@ class Lease:
         return self.lost or now - self.confirmed > self.ack_wait
 
 
-class LoopClock:
-    """Knows since when what the event loop hands over may have lain in the socket.
+class LeaseReport(Protocol):
+    """Is told which leases are held: a supervisor, by the link of ``supervised.py``.
 
-    After a standstill the clock may tick before the messages that came meanwhile have gone
-    through nats-py's tasks, and other tasks may block the loop again in between. So a
-    standstill counts until the loop has turned for a while.
+    Called on the worker's event loop and on the lease thread, never at the same time: in the
+    order in which things happened. It must neither wait nor raise.
     """
 
-    def __init__(self, now: float) -> None:
-        """Start at a monotonic time."""
-        self.last = now
-        self._stood_still = now, now  # from, until
+    def held(self, reply: str, confirmed: float) -> None:
+        """A delivery is held; its lease was confirmed at this monotonic time."""
 
-    def turned(self, now: float) -> None:
-        """The event loop turns."""
-        self._stood_still = self._standstill(now)
-        self.last = now
-
-    def read_after(self, now: float) -> float:
-        """Return a time after which a message that is handed over now was delivered."""
-        begin, end = self._standstill(now)
-        return begin if now - end <= _AFTERMATH else self.last
-
-    def _standstill(self, now: float) -> tuple[float, float]:
-        begin, end = self._stood_still
-        if now - self.last <= _STANDSTILL:
-            return begin, end
-        return (begin if self.last - end <= _AFTERMATH else self.last), now
+    def released(self, reply: str) -> None:
+        """A delivery is settled, or its lease was lost."""
 
 
 class LeaseKeeper:
@@ -106,6 +89,7 @@ class LeaseKeeper:
         stuck_limit: float | None = None,
         on_late: Callable[[], None] = lambda: None,
         on_closed: Callable[[], None] = lambda: None,
+        report: LeaseReport | None = None,
     ) -> None:
         """Prepare; :meth:`start` starts the thread.
 
@@ -115,10 +99,11 @@ class LeaseKeeper:
             ack_wait: Seconds a lease lasts; renewed three times in it.
             within: Seconds for the first connect.
             stuck_limit: Seconds the event loop may stand still before the leases are given
-                up; default 10 times ``ack_wait``.
+                up; 0 or ``None``: 10 times ``ack_wait``.
             on_late: Called (on the thread) for each renewal that was not confirmed in time.
             on_closed: Called (on the worker's event loop) when the thread's connection is
                 closed for good: no lease can be kept any more.
+            report: Is told which leases are held.
         """
         self._server = server
         self._name = name
@@ -127,6 +112,8 @@ class LeaseKeeper:
         self._within = within
         self._on_late = on_late
         self._on_closed = on_closed
+        self._report = report
+        self._lock = threading.Lock()  # what is held, and what is reported, change as one
         self._leases: dict[str, Lease] = {}
         self._owner: asyncio.AbstractEventLoop | None = None
         self._clock = LoopClock(time.monotonic())
@@ -172,12 +159,15 @@ class LeaseKeeper:
             asked: Monotonic time before which the message had not been asked for.
         """
         lease = Lease(reply, on_lost, self._ack_wait, self._delivered(time.monotonic(), asked))
-        self._leases[reply] = lease
+        with self._lock:
+            self._leases[reply] = lease
+            if self._report is not None:
+                self._report.held(reply, lease.confirmed)
         return lease
 
     def remove(self, lease: Lease) -> None:
         """The delivery is settled, or is not to be renewed any more."""
-        self._leases.pop(lease.reply, None)
+        self._drop(lease)
 
     def loop_turned(self) -> None:
         """The worker's event loop is alive; call it every half second."""
@@ -199,6 +189,15 @@ class LeaseKeeper:
     def _delivered(self, now: float, asked: float) -> float:
         """Return the earliest time at which the server may have begun the lease."""
         return max(asked, self._clock.read_after(now))
+
+    def _drop(self, lease: Lease) -> bool:
+        """Forget a lease; return whether it was still kept."""
+        with self._lock:
+            if self._leases.pop(lease.reply, None) is None:
+                return False
+            if self._report is not None:
+                self._report.released(lease.reply)
+            return True
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -262,10 +261,16 @@ class LeaseKeeper:
             logger.exception("a renewal failed")
         else:
             # Counted from before the request: the server may have renewed that early.
-            lease.confirmed = max(lease.confirmed, now)
+            self._confirm(lease, now)
+
+    def _confirm(self, lease: Lease, at: float) -> None:
+        with self._lock:
+            lease.confirmed = max(lease.confirmed, at)
+            if self._report is not None and lease.reply in self._leases:
+                self._report.held(lease.reply, lease.confirmed)
 
     def _lose(self, lease: Lease, why: str) -> None:
-        if lease.lost or self._leases.pop(lease.reply, None) is None:
+        if lease.lost or not self._drop(lease):
             return
         lease.lost = True
         logger.warning("lease lost", extra={"reason": why, "reply": lease.reply})

@@ -3,11 +3,12 @@
 One pure function, tested as a table (overview section 3, rule 3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias, assert_never
 
 from dialback.outcomes import Ending, Finished, HandedBack, Outcome, Superseded
+from dialback.transport.request_headers import DEADLINE_HEADER, START_BY_HEADER
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ class RetryPolicy:
     discard_gone: bool = False
 
 
+_NS: Final = 1_000_000_000
+_MAX_DIGITS: Final = 19  # of Unix nanoseconds
 _MAX_DOUBLINGS: Final = 64  # any delay is at its cap by then, and a float still holds it
+_LEAST_LEFT: Final = 1.0  # seconds; with less no further attempt is worth its while
 _DEAD_LETTERED: Final = frozenset(
     {
         Outcome.INVALID,
@@ -71,13 +75,19 @@ _DEAD_LETTERED: Final = frozenset(
 
 
 def disposition_for(
-    ending: Ending, *, number: int, policy: RetryPolicy, jitter: Callable[[], float]
+    ending: Ending,
+    *,
+    attempts: int,
+    left: float | None,
+    policy: RetryPolicy,
+    jitter: Callable[[], float],
 ) -> Disposition:
     """Return what becomes of the message.
 
     Args:
         ending: How the delivery ended.
-        number: Which delivery it was, from 1.
+        attempts: Earlier deliveries in which the requester could not be reached.
+        left: Seconds until the caller gives up, if that is known; see :func:`seconds_left`.
         policy: When to give up.
         jitter: Returns a factor round 1 for delays.
     """
@@ -86,8 +96,12 @@ def disposition_for(
             return Leave()
         case HandedBack(delay=delay):
             return Nak(delay, retry=False)
-        case Finished(outcome=Outcome.REQUESTER_UNREACHABLE) if number < policy.max_attempts:
-            return Nak(retry_delay(number, policy) * jitter(), retry=True)
+        case Finished(outcome=Outcome.REQUESTER_UNREACHABLE) if (
+            attempts + 1 < policy.max_attempts and (left is None or left > _LEAST_LEFT)
+        ):
+            delay = retry_delay(attempts + 1, policy) * jitter()
+            # Never past the deadline: the other half is for the attempt itself.
+            return Nak(delay if left is None else min(delay, left / 2), retry=True)
         case Finished(outcome=Outcome.REQUESTER_GONE) if policy.discard_gone:
             return Ack()
         case Finished(outcome=outcome):
@@ -95,7 +109,31 @@ def disposition_for(
     assert_never(ending)
 
 
-def retry_delay(number: int, policy: RetryPolicy) -> float:
-    """Return the seconds to wait after delivery ``number``, before jitter."""
-    doublings = min(number - 1, _MAX_DOUBLINGS)
+def retry_delay(attempt: int, policy: RetryPolicy) -> float:
+    """Return the seconds to wait after attempt ``attempt`` (from 1), before jitter."""
+    doublings = min(attempt - 1, _MAX_DOUBLINGS)
     return min(policy.max_retry_delay, policy.retry_delay * 2.0**doublings)
+
+
+def seconds_left(headers: Mapping[str, str], now_ns: int) -> float | None:
+    """Return the seconds until the caller gives up, or ``None`` if that is not known.
+
+    A limit for the first item that has passed decides nothing: the item may have come, from an
+    earlier worker. If it has not, the next delivery tells the caller so.
+
+    Args:
+        headers: The request's NATS headers.
+        now_ns: Unix nanoseconds.
+    """
+    deadline, start_by = (
+        _time(headers.get(name, "")) for name in (DEADLINE_HEADER, START_BY_HEADER)
+    )
+    limits = [] if deadline is None else [deadline]
+    if start_by is not None and start_by > now_ns:
+        limits.append(start_by)
+    return (min(limits) - now_ns) / _NS if limits else None
+
+
+def _time(text: str) -> int | None:
+    readable = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    return int(text) if readable else None

@@ -15,8 +15,15 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from dialback.errors import ConfigError, ConfigMismatchError, NotFoundError
+from dialback.errors import (
+    ConfigError,
+    ConfigMismatchError,
+    NotFoundError,
+    PermissionDeniedError,
+    ServerUnavailableError,
+)
 from dialback.queue.api import JetStreamApi
+from dialback.queue.note import NOTES_BUCKET, NOTES_STREAM, notes_stream
 
 _NS: Final = 1_000_000_000
 _NAME: Final = r"[a-z0-9-][a-z0-9_-]*"
@@ -192,6 +199,7 @@ def _metadata(endpoint: Endpoint) -> dict[str, str]:
 # What a worker's correctness rests on; an operator may choose the rest (replicas, limits).
 _STREAM_KEYS: Final = ("subjects", "retention", "discard", "max_age", "allow_direct")
 _DEAD_KEYS: Final = ("subjects", "retention", "allow_direct")
+_NOTES_KEYS: Final = ("subjects", "retention", "max_msgs_per_subject")
 _CONSUMER_KEYS: Final = ("filter_subject", "ack_policy", "ack_wait", "max_deliver")
 
 
@@ -213,12 +221,18 @@ def _shown(key: str, value: object) -> str:
 
 
 class Topology:
-    """Creates or verifies what an endpoint needs."""
+    """Creates or verifies what an endpoint needs.
+
+    Attributes:
+        created: Lane to the time at which its consumer was created, RFC 3339; kept up to date
+            by :meth:`ensure`.
+    """
 
     def __init__(self, api: JetStreamApi, endpoint: Endpoint, settings: QueueSettings) -> None:
         self._api = api
         self._endpoint = endpoint
         self._settings = settings
+        self.created: dict[str, str] = {}
 
     async def ensure(self) -> None:
         """Create what is missing; verify what is there.
@@ -230,6 +244,7 @@ class Topology:
         endpoint, settings = self._endpoint, self._settings
         await self._ensure_stream(requests_stream(endpoint, settings), _STREAM_KEYS)
         await self._ensure_stream(dead_letter_stream(endpoint, settings), _DEAD_KEYS)
+        await self._ensure_notes(notes_stream(settings.replicas))
         for lane in Lane:
             await self._ensure_consumer(lane_consumer(endpoint, lane, settings))
 
@@ -243,6 +258,16 @@ class Topology:
         if wrong:
             raise ConfigMismatchError(f"stream {name}", (*wrong, _ADVICE.format(name=name)))
 
+    async def _ensure_notes(self, wanted: dict[str, Any]) -> None:
+        """Ensure the bucket of notes: the only thing that endpoints share.
+
+        So users who may do all with their own endpoint may not be allowed to create it.
+        """
+        try:
+            await self._ensure_stream(wanted, _NOTES_KEYS)
+        except (PermissionDeniedError, ServerUnavailableError) as error:
+            raise type(error)(f"bucket {NOTES_BUCKET}: {error}. {_NOTES_ADVICE}") from error
+
     async def _ensure_consumer(self, wanted: dict[str, Any]) -> None:
         stream, name = self._endpoint.stream, wanted["name"]
         try:
@@ -255,9 +280,16 @@ class Topology:
             wrong = (*wrong, "backoff is set, which shortens the lease of a live worker")
         if 0 < (batch := config.get("max_batch") or 0) < wanted["max_batch"]:
             wrong = (*wrong, f"max_batch is {batch}, workers ask for {wanted['max_batch']}")
+        self.created[name] = found["created"]
         if wrong:
             advice = "set DIALBACK_ACK_WAIT to the consumer's ack_wait, or edit the consumer"
             raise ConfigMismatchError(f"consumer {stream}/{name}", (*wrong, advice))
 
 
 _ADVICE: Final = "edit it (nats stream edit {name}), or use another endpoint name"
+_NOTES_ADVICE: Final = (
+    "If it is missing and this user may not create it, create it once as one who may: nats kv add"
+    f" {NOTES_BUCKET} --history=1 --ttl=30d --storage=file --replicas=N. A worker needs"
+    f" $JS.API.STREAM.INFO.{NOTES_STREAM}, $JS.API.STREAM.MSG.GET.{NOTES_STREAM} and"
+    f" $KV.{NOTES_BUCKET}.>"
+)

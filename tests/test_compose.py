@@ -59,15 +59,18 @@ def dockerfile_environment() -> dict[str, str]:
     return dict(re.findall(r"\b(DIALBACK_\w+)=(\S+)", dockerfile()))
 
 
-def test_the_services_are_a_server_workers_prometheus_and_a_tool(services: dict[str, Any]) -> None:
-    assert set(services) == {"nats", "worker", "prometheus", "requester"}
+def test_the_services_are_a_server_workers_a_janitor_prometheus_and_a_tool(
+    services: dict[str, Any],
+) -> None:
+    assert set(services) == {"nats", "worker", "janitor", "prometheus", "requester"}
     assert [name for name, service in services.items() if service.get("profiles")] == ["requester"]
 
 
 def test_images_are_pinned_by_tag_and_never_force_pulled(services: dict[str, Any]) -> None:
     assert services["nats"]["image"] == "nats:2.15.1-alpine"
     assert services["prometheus"]["image"] == "prom/prometheus:v2.53.3"
-    assert services["worker"]["image"] == services["requester"]["image"] == "dialback:local"
+    ours = ("worker", "janitor", "requester")
+    assert {services[name]["image"] for name in ours} == {"dialback:local"}
     for service in services.values():
         assert "pull_policy" not in service
         assert "pull" not in service.get("build", {})
@@ -101,7 +104,7 @@ def test_health_checks_use_what_the_images_contain(services: dict[str, Any]) -> 
 
 
 def test_workers_start_when_the_server_is_healthy(services: dict[str, Any]) -> None:
-    for name in ("worker", "requester"):
+    for name in ("worker", "janitor", "requester"):
         assert services[name]["depends_on"]["nats"]["condition"] == "service_healthy"
 
 
@@ -134,7 +137,7 @@ def test_a_worker_has_more_time_to_stop_than_its_shutdown_budget(services: dict[
 
 
 def test_what_serves_is_restarted(services: dict[str, Any]) -> None:
-    for name in ("nats", "worker", "prometheus"):
+    for name in ("nats", "worker", "janitor", "prometheus"):
         assert services[name]["restart"] == "unless-stopped"
     assert "restart" not in services["requester"]
 
@@ -146,7 +149,7 @@ def test_containers_have_no_more_rights_than_they_need(services: dict[str, Any])
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-@pytest.mark.parametrize("name", ["worker", "requester"])
+@pytest.mark.parametrize("name", ["worker", "janitor", "requester"])
 def test_settings_accept_the_environment_of_a_container(
     name: str, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +165,18 @@ def test_settings_accept_the_environment_of_a_container(
 
 
 def test_the_call_home_networks_are_the_product_s_by_default(services: dict[str, Any]) -> None:
-    networks = services["worker"]["environment"]["DIALBACK_CALL_HOME_NETWORKS"]
-    assert tuple(networks.split(",")) == DEFAULT_CALL_HOME_NETWORKS
+    for name in ("worker", "janitor"):
+        networks = services[name]["environment"]["DIALBACK_CALL_HOME_NETWORKS"]
+        assert tuple(networks.split(",")) == DEFAULT_CALL_HOME_NETWORKS
+
+
+def test_the_janitor_looks_after_all_queues_and_shows_that_it_is_ready(
+    services: dict[str, Any],
+) -> None:
+    assert services["janitor"]["command"] == ["janitor", "--all"]
+    assert services["janitor"]["healthcheck"] == services["worker"]["healthcheck"]
+    limited = compose_config(UNSERVED_LIMIT="600")["services"]["janitor"]["environment"]
+    assert float(limited["DIALBACK_UNSERVED_LIMIT"]) == 600
 
 
 def test_the_default_engine_exists_and_another_can_be_named(services: dict[str, Any]) -> None:
@@ -175,10 +188,10 @@ def test_the_default_engine_exists_and_another_can_be_named(services: dict[str, 
     assert other == ["worker", "run", "mine:Engine", "--endpoint", "a.b.c"]
 
 
-def test_prometheus_scrapes_every_worker(services: dict[str, Any]) -> None:
+def test_prometheus_scrapes_every_worker_and_the_janitor(services: dict[str, Any]) -> None:
     config = (ROOT / "deploy/prometheus.yml").read_text()
-    assert re.findall(r"names: \[(\w+)\]", config) == ["worker"]
-    assert re.findall(r"port: (\d+)", config) == [str(STATUS_PORT)]
+    assert re.findall(r"names: \[(\w+)\]", config) == ["worker", "janitor"]
+    assert re.findall(r"port: (\d+)", config) == [str(STATUS_PORT)] * 2
     assert dockerfile_environment()["DIALBACK_STATUS_PORT"] == str(STATUS_PORT)
     mounts = {mount["target"]: mount["source"] for mount in services["prometheus"]["volumes"]}
     assert Path(mounts["/etc/prometheus/prometheus.yml"]) == ROOT / "deploy/prometheus.yml"

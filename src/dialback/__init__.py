@@ -29,7 +29,8 @@ from dialback.settings import Settings
 from dialback.stream import ResponseStream
 from dialback.transport.line import Interruption
 from dialback.transport.response_stream import EndState
-from dialback.worker import Worker, WorkerExit
+from dialback.worker import Worker
+from dialback.worker_exit import WorkerExit
 
 __version__ = version("dialback")
 

@@ -41,7 +41,7 @@ class DeliveryEnd(StrEnum):
     RETRIED = "retried"
     """Handed back with a delay; another delivery will try again."""
     HANDED_BACK = "handed_back"
-    """Handed back at once without having been tried (drain, no free slot)."""
+    """Handed back to another worker, which is no attempt (drain, no free slot)."""
     SUPERSEDED = "superseded"
     """The lease was lost; another worker has the message. Nothing was settled."""
     UNCONFIRMED = "unconfirmed"
@@ -53,6 +53,7 @@ class Revoked(StrEnum):
 
     SHUTDOWN = "shutdown"
     LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
 
 
 class Revocation:
@@ -64,10 +65,11 @@ class Revocation:
     worker does so, others finish.
     """
 
-    __slots__ = ("_callbacks", "_event", "_offered", "_takers", "reason")
+    __slots__ = ("_callbacks", "_event", "_offered", "_takers", "detail", "reason")
 
     def __init__(self) -> None:
         self.reason: Revoked | None = None
+        self.detail = ""
         self._event = asyncio.Event()
         self._callbacks: list[Callable[[Revoked], None]] = []
         self._offered = False
@@ -88,11 +90,12 @@ class Revocation:
         else:
             self._takers.append(callback)
 
-    def set(self, reason: Revoked) -> None:
-        """Revoke the delivery. A second call changes nothing."""
+    def set(self, reason: Revoked, detail: str = "") -> None:
+        """Revoke the delivery; ``detail`` says why. A second call changes nothing."""
         if self.reason is not None:
             return
         self.reason = reason
+        self.detail = detail
         self._event.set()
         for callback in self._callbacks:
             callback(reason)
@@ -127,7 +130,7 @@ class Delivery:
         attempts: Earlier deliveries in which the requester could not be reached.
         crashes: Earlier deliveries whose worker died without saying how they ended.
         epoch: When the lane's consumer was created, Unix nanoseconds: with a new consumer the
-            delivery numbers begin anew.
+            delivery numbers begin anew. 0 if that is not known.
         revocation: Signals shutdown or a lost lease while the request runs.
     """
 

@@ -10,6 +10,7 @@ Source: operator 2.1; defaults of overview section 8.
 import difflib
 import os
 import socket
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
@@ -17,14 +18,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dialback.errors import ConfigError
 from dialback.queue.connection import ServerAddress
+from dialback.queue.janitor import JanitorSettings
+from dialback.queue.lanes import check_reserved, parse_reserved
 from dialback.queue.policy import RetryPolicy
-from dialback.queue.topology import QueueSettings
+from dialback.queue.topology import Lane, QueueSettings
 from dialback.transport.address import DEFAULT_CALL_HOME_NETWORKS, CallHomePolicy
 from dialback.transport.dial import DialSettings
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.two_part import MAX_DATA_BYTES
 
 _PREFIX = "DIALBACK_"
+_LAST_PORT = 65535
+_LEAST_STUCK_LIMIT = 2.0  # seconds: some turns of a healthy event loop's pulse
 
 
 def _env(name: str, *others: str) -> AliasChoices:
@@ -95,6 +100,12 @@ class Settings(BaseSettings):
     ack_wait: float = Field(
         default=30.0, ge=1, description="Seconds a lease lasts without renewal."
     )
+    stuck_limit: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds an engine may block the event loop before its requests go to"
+        " another worker; 0: 10 times `ack_wait`.",
+    )
     replicas: int = Field(
         default=1, ge=1, le=5, description="Replicas of streams that are created."
     )
@@ -111,9 +122,7 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="Seconds before the second attempt; doubles with each."
     )
     max_crashes: int = Field(
-        default=3,
-        ge=1,
-        description="Workers that may die with one request; then it is poison.",
+        default=3, ge=1, description="Workers that may die with a request; then it is poison."
     )
     requester_gone: Literal["dead-letter", "discard"] = Field(
         default="dead-letter", description="What becomes of a request whose requester is gone."
@@ -121,8 +130,23 @@ class Settings(BaseSettings):
 
     # --- the worker -------------------------------------------------------------------
     slots: int = Field(default=16, ge=1, description="Requests a worker serves at the same time.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="Worker processes; from 2 on they are supervised, and each has these slots.",
+    )
     worker_name: str = Field(
         default_factory=socket.gethostname, description="Name of this worker in logs and letters."
+    )
+    reserved_slots: Annotated[Mapping[str, int], NoDecode] = Field(
+        default={},
+        description="Slots that only a lane may use, such as high=2,normal=1; taken from slots.",
+    )
+    pull_watchdog: float = Field(
+        default=120.0,
+        ge=15,
+        description="Seconds without any answer to a pull, though connected and slots are free,"
+        " after which a worker drains and exits with 70; not ready after half of them.",
     )
     stop_grace: float = Field(
         default=1.0, ge=0, description="Seconds an engine has to end after the caller's stop."
@@ -143,7 +167,20 @@ class Settings(BaseSettings):
         ge=-1,
         le=65535,
         validation_alias=_env("status_port", "DYN_SYSTEM_PORT"),
-        description="Its port; 0 any free one, -1 off.",
+        description="Its port; 0 any free one, -1 off. Each further process takes the next one.",
+    )
+
+    janitor_interval: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds between two looks for requests that nobody took in time; 0: workers"
+        " do not look.",
+    )
+    unserved_limit: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds a request without any deadline may wait for a worker before its"
+        " caller is told; 0: for ever.",
     )
 
     # --- the back-channel -------------------------------------------------------------
@@ -206,12 +243,22 @@ class Settings(BaseSettings):
         CallHomePolicy(value)
         return value
 
+    @field_validator("reserved_slots", mode="before")
+    @classmethod
+    def _parse_reserved(cls, value: object) -> object:
+        return parse_reserved(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _relations(self) -> Self:
+        check_reserved(self.reserved_slots, slots=self.slots, lanes=Lane)
         if self.max_ack_pending < self.slots:
             raise ValueError(
                 f"max_ack_pending {self.max_ack_pending} is less than slots {self.slots}"
             )
+        if 0 < self.stuck_limit < _LEAST_STUCK_LIMIT:
+            raise ValueError(f"stuck_limit {self.stuck_limit:g} is less than 2 s, and not 0")
+        if self.status_port > 0 and self.status_port + self.processes - 1 > _LAST_PORT:
+            raise ValueError(f"status_port {self.status_port}: no room for {self.processes} ports")
         return self
 
     @classmethod
@@ -269,6 +316,14 @@ class Settings(BaseSettings):
             discard_gone=self.requester_gone == "discard",
         )
 
+    def janitor_settings(self) -> JanitorSettings:
+        """Return how a janitor behaves."""
+        return JanitorSettings(
+            interval=self.janitor_interval,
+            unserved_limit=self.unserved_limit,
+            replicas=self.replicas,
+        )
+
     def dial_settings(self) -> DialSettings:
         """Return how hard to dial."""
         return DialSettings(
@@ -283,6 +338,9 @@ class Settings(BaseSettings):
 def _as_variable(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, cast("tuple[object, ...]", value)))
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[str, object]", value).items()
+        return ",".join(f"{key}={of_it}" for key, of_it in pairs)
     return str(value)
 
 

@@ -8,54 +8,37 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
-from enum import IntEnum
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from dialback.errors import ConfigError
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import IngressSettings
-from dialback.ingress.handler import Ingress
-from dialback.metrics.exposition import Health, StatusServer
+from dialback.janitor import end_janitor
+from dialback.metrics.exposition import Health
 from dialback.metrics.worker_metrics import Registry, WorkerMetrics
 from dialback.outcomes import DeliveryEnd, Outcome
+from dialback.queue.cancellation import Cancellations, CancelListener
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ConnectionEvents
 from dialback.queue.consumer import Consumer, Drained
-from dialback.queue.dead_letter import DeadLetters
 from dialback.queue.lease import LeaseKeeper
-from dialback.queue.topology import Endpoint, Lane, Topology
+from dialback.queue.topology import Endpoint, Topology
 from dialback.settings import Settings
-from dialback.transport.address import CallHomePolicy
-from dialback.transport.dial import Dialer
+from dialback.signals import on_signals
+from dialback.supervised import SupervisorLink
+from dialback.worker_engine import EngineLife
+from dialback.worker_exit import WorkerExit
+from dialback.worker_health import PullHealth, not_ready, start_status
+from dialback.worker_parts import WorkerParts
+from dialback.worker_shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 _PULSE: Final = 0.5  # seconds between two signs of life of the event loop
-_READY_TIMEOUT: Final = 5.0  # seconds for one answer of the engine's ready()
-_LEAST_BUDGET: Final = 1.0  # seconds that every step of the end gets
-_PULL_STALE: Final = 60.0  # seconds without an answered pull or heartbeat: not ready
 _GRACE_ADVICE: Final = 10  # seconds a pod should get on top of the shutdown budget
 _RESERVE_SHARE: Final = 0.25  # of the shutdown budget, for ending what has not finished
-
-
-class WorkerExit(IntEnum):
-    """How a worker ended: the exit codes of ``dialback worker run``."""
-
-    CLEAN = 0
-    """Drained; nothing was interrupted."""
-    DISCONNECTED = 69
-    """NATS closed the connection for good (credentials expired, for instance)."""
-    INTERRUPTED = 75
-    """The shutdown budget ran out: running requests were ended."""
-    FORCED = 143
-    """A second signal ended running requests."""
 
 
 class Worker:
@@ -69,6 +52,7 @@ class Worker:
         settings: Settings | None = None,
         registry: Registry | None = None,
         on_healthy: Callable[[], None] = lambda: None,
+        supervisor: SupervisorLink | None = None,
     ) -> None:
         """Wire a worker; nothing is opened before :meth:`run`.
 
@@ -78,6 +62,7 @@ class Worker:
             settings: Settings; the environment's by default.
             registry: Prometheus registry; one of its own by default.
             on_healthy: Called after each good item that was sent, and at a clean end.
+            supervisor: The process's link to its supervisor, if it has one.
 
         Raises:
             ConfigError: If the engine, the endpoint or the settings are wrong.
@@ -87,7 +72,7 @@ class Worker:
         self._endpoint = Endpoint.parse(endpoint)
         self._worker_id = f"{secrets.randbits(63):x}"
         self._name = f"{self._settings.worker_name}-{os.getpid()}"
-        self._on_healthy = on_healthy
+        self._supervisor = supervisor
         self.metrics = WorkerMetrics.create(
             registry,
             namespace=self._endpoint.namespace,
@@ -99,23 +84,25 @@ class Worker:
             version=version("dialback"),
             slots=self._settings.slots,
         )
-        self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._closed = False
+        self._parts = WorkerParts(
+            self._settings,
+            self._endpoint,
+            self._engine,
+            metrics=self.metrics,
+            name=self._name,
+            on_healthy=on_healthy,
+        )
+        self._shutdown = Shutdown(self._settings.shutdown_budget)
         self._started = time.monotonic()
-        self._stopped_at: float | None = None
-        self._engine_ready = False
+        self._engine_life = EngineLife(self._engine)
+        self._pulls = PullHealth(self._settings.pull_watchdog)
         self._connected = False
         self._consumer: Consumer | None = None
         self.status_port: int | None = None
 
     def stop(self) -> None:
         """Drain and end; a second call ends running requests too."""
-        if self._stop.is_set():
-            self._hurry.set()
-        else:
-            self._stopped_at = time.monotonic()
-        self._stop.set()
+        self._shutdown.begin()
 
     async def run(self, *, signals: bool = True) -> WorkerExit:
         """Serve until :meth:`stop` or a signal, then drain.
@@ -130,26 +117,14 @@ class Worker:
         """
         async with AsyncExitStack() as stack:
             if signals:
-                await stack.enter_async_context(_signals(self.stop))
-            consumer = await self._unless_stopped(self._start(stack))
+                await stack.enter_async_context(on_signals(self.stop))
+            if self._supervisor is not None:
+                stack.enter_context(self._supervisor.watched(self.stop))
+            consumer = await self._shutdown.unless_begun(self._start(stack))
             drained = Drained()
             if consumer is not None:
-                await self._serve(consumer)
-                drained = await self._drain(consumer)
-        return self._exit(drained)
-
-    async def _unless_stopped(self, starting: Coroutine[Any, Any, _T]) -> _T | None:
-        """Await a part of the start; cancel it and return ``None`` when told to stop."""
-        work = asyncio.create_task(starting, name="start")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        try:
-            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.wait((work,), timeout=self._budget_left())
-        return work.result() if work.done() and not work.cancelled() else None
+                drained = await self._serve(consumer)
+        return self._shutdown.exit(drained)
 
     # --- start ------------------------------------------------------------------------
 
@@ -173,73 +148,36 @@ class Worker:
         await topology.ensure()
         stack.push_async_callback(self._shut_engine_down)
         await self._engine.startup()
-        leases = LeaseKeeper(
-            settings.server_address(),
-            name=f"dialback-leases-{self._name}",
-            ack_wait=settings.ack_wait,
-            within=settings.connect_within,
-            on_late=self.metrics.service.count_heartbeat_late,
-            on_closed=self._on_closed,
-        )
+        leases = self._parts.leases(on_closed=self._on_closed, report=self._supervisor)
         await leases.start()
         stack.push_async_callback(leases.stop)
-        for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._watch_engine())):
+        for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._engine_life.watch())):
             stack.callback(asyncio.create_task(work, name=name).cancel)
-        consumer = self._consumer = self._build_consumer(client, leases, topology)
+        cancellations = Cancellations(self._parts.ingress().handle, worker=self._name)
+        consumer = self._consumer = self._parts.consumer(
+            client, leases, topology, cancellations.handle
+        )
+        await CancelListener(client.connection, self._endpoint, cancellations).start()
+        if settings.janitor_interval > 0:
+            sweeping = self._parts.janitor(client).run(delay=settings.janitor_interval)
+            janitor = asyncio.create_task(sweeping, name="janitor")
+            stack.push_async_callback(end_janitor, janitor)
         self._announce(client)
+        if self._supervisor is not None:
+            self._supervisor.ready()
         return consumer
 
     async def _start_status(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         if settings.status_port < 0:
             return
-        status = StatusServer(
+        status, self.status_port = await start_status(
             self.metrics.registry,
             host=settings.status_host,
             port=settings.status_port,
             health=self._health,
         )
-        try:
-            self.status_port = await status.start()
-        except OSError as error:
-            raise ConfigError(
-                f"status server: {error.strerror or error}; set DIALBACK_STATUS_PORT (0: any"
-                " free port, -1: off)"
-            ) from error
         stack.push_async_callback(status.stop)
-
-    def _build_consumer(
-        self, client: QueueClient, leases: LeaseKeeper, topology: Topology
-    ) -> Consumer:
-        settings, service = self._settings, self.metrics.service
-        ingress = Ingress(
-            self._engine,
-            Dialer(
-                CallHomePolicy(settings.call_home_networks),
-                settings.dial_settings(),
-                on_retry=service.count_dial_retry,
-            ),
-            metrics=self.metrics.work_handler,
-            service=service,
-            settings=IngressSettings(
-                stop_grace=settings.stop_grace, max_crashes=settings.max_crashes
-            ),
-            on_healthy=self._on_healthy,
-        )
-        return Consumer(
-            client.connection,
-            stream=self._endpoint.stream,
-            lanes=[lane.value for lane in Lane],
-            slots=settings.slots,
-            handle=ingress.handle,
-            leases=leases,
-            settler=client.settler,
-            dead_letters=DeadLetters(client.api, client.publisher, self._endpoint),
-            metrics=service,
-            worker=self._name,
-            policy=settings.retry_policy(),
-            restore=topology.ensure,
-        )
 
     def _announce(self, client: QueueClient) -> None:
         settings = self._settings
@@ -264,54 +202,59 @@ class Worker:
 
     # --- run --------------------------------------------------------------------------
 
-    async def _serve(self, consumer: Consumer) -> None:
-        """Pull until told to stop, or until the pull loop dies."""
+    async def _serve(self, consumer: Consumer) -> Drained:
+        """Pull until told to stop, or until pulls cannot be revived; then drain."""
         pulling = asyncio.create_task(consumer.run(), name="pull-loop")
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        pulling.add_done_callback(self._on_pull_loop_ended)
+        watching = asyncio.create_task(self._watch_pulls(consumer), name="watch-pulls")
+        stopping = asyncio.create_task(self._shutdown.begun.wait(), name="stop")
         try:
             await asyncio.wait((pulling, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
             consumer.puller.stop()
-            await pulling
+            watching.cancel()
+            drained = await self._drain(consumer)
+            await asyncio.wait((pulling,), timeout=self._shutdown.budget_left())
+        finally:
+            for task in (pulling, watching, stopping):
+                task.cancel()
+            await asyncio.gather(pulling, watching, stopping, return_exceptions=True)
+        return drained
 
-    async def _watch_engine(self) -> None:
-        """Ask the engine again and again whether it is ready."""
-        while True:
-            try:
-                async with asyncio.timeout(_READY_TIMEOUT):
-                    self._engine_ready = await self._engine.ready()
-            except Exception:
-                self._engine_ready = False
-                logger.exception("the engine's ready() failed, or took more than 5 s")
+    async def _watch_pulls(self, consumer: Consumer) -> None:
+        puller, service = consumer.puller, self.metrics.service
+        while not self._pulls.dead:
             await asyncio.sleep(_PULSE)
+            self._pulls.look(
+                heard=puller.heard,
+                answered=service.last_pull,
+                pulling=self._connected and puller.has_room,
+            )
+        self._shutdown.pulls_failed(
+            f"no pull was answered for {self._settings.pull_watchdog:g} s though connected and"
+            " slots are free"
+        )
+
+    def _on_pull_loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._shutdown.pulls_failed("the pull loop failed", error)
 
     def _health(self) -> Health:
-        reasons: list[str] = []
-        if self._stop.is_set():
-            reasons.append("draining")
-        if not self._connected:
-            reasons.append("not connected to NATS")
-        if not self._engine_ready:
-            reasons.append("engine not ready")
-        last_pull = self.metrics.service.last_pull
-        if self._has_free_slots() and time.time() - last_pull > _PULL_STALE:
-            reasons.append("no pull was answered yet" if not last_pull else "pulls are stale")
+        reasons = not_ready(
+            draining=self._shutdown.begun.is_set(),
+            connected=self._connected,
+            engine_ready=self._engine_life.ready,
+            pulls=self._pulls,
+        )
         return Health(
             ready=not reasons,
             endpoint=self._endpoint.endpoint,
             uptime=time.monotonic() - self._started,
-            reasons=tuple(reasons),
+            reasons=reasons,
         )
-
-    def _has_free_slots(self) -> bool:
-        """Whether pulls should be under way: with every slot taken there are none."""
-        consumer = self._consumer
-        return self._connected and (consumer is None or consumer.in_flight < self._settings.slots)
 
     def _on_disconnected(self) -> None:
         self._connected = False
-        if not self._stop.is_set():
+        if not self._shutdown.begun.is_set():
             logger.warning("disconnected from NATS, reconnecting")
 
     def _on_reconnected(self) -> None:
@@ -323,62 +266,25 @@ class Worker:
 
     def _on_closed(self) -> None:
         self._connected = False
-        if not self._closed:
-            logger.error("NATS closed the connection for good; ending")
-            self._closed = True
-            self._stop.set()
-            self._hurry.set()
+        self._shutdown.connection_closed()
 
     # --- the end ----------------------------------------------------------------------
 
-    def _budget_left(self) -> float:
-        """Seconds of the shutdown budget that are left, counted from the first signal."""
-        begun = self._stopped_at
-        used = time.monotonic() - begun if begun is not None else 0.0
-        return max(_LEAST_BUDGET, self._settings.shutdown_budget - used)
-
     async def _shut_engine_down(self) -> None:
-        """Run the engine's ``shutdown()``, but not for longer than there is time."""
-        closing = asyncio.create_task(self._engine.shutdown(), name="engine-shutdown")
-        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
-        await asyncio.wait(
-            (closing, hurry), timeout=self._budget_left(), return_when=asyncio.FIRST_COMPLETED
-        )
-        hurry.cancel()
-        if not closing.done():
-            closing.cancel()
-            logger.error("the engine's shutdown() did not end in time and was cancelled")
-        elif not closing.cancelled() and (error := closing.exception()) is not None:
-            logger.error("the engine's shutdown() failed", exc_info=error)
+        await self._engine_life.shut_down(self._shutdown.budget_left(), self._shutdown.hurry)
 
     async def _drain(self, consumer: Consumer) -> Drained:
-        budget = self._budget_left()
+        budget = self._shutdown.budget_left()
         self.metrics.service.set_draining(True)
         logger.info("draining", extra={"running": consumer.in_flight, "budget": budget})
-        return await consumer.drain(budget, reserve=budget * _RESERVE_SHARE, hurry=self._hurry)
+        return await consumer.drain(
+            budget, reserve=budget * _RESERVE_SHARE, hurry=self._shutdown.hurry
+        )
 
     async def _disconnect(self, client: QueueClient) -> None:
-        was_closed, self._closed = self._closed, True
+        was_closed, self._shutdown.closed = self._shutdown.closed, True
         await client.close()
-        self._closed = was_closed
-
-    def _exit(self, drained: Drained) -> WorkerExit:
-        clean = drained.interrupted == 0 and drained.abandoned == 0
-        if self._closed:
-            code = WorkerExit.DISCONNECTED
-        elif self._hurry.is_set() and not clean:
-            code = WorkerExit.FORCED
-        else:
-            code = WorkerExit.CLEAN if clean else WorkerExit.INTERRUPTED
-        logger.info(
-            "worker ended",
-            extra={
-                "interrupted": drained.interrupted,
-                "abandoned": drained.abandoned,
-                "exit_code": int(code),
-            },
-        )
-        return code
+        self._shutdown.closed = was_closed
 
 
 async def _pulse(leases: LeaseKeeper) -> None:
@@ -386,29 +292,3 @@ async def _pulse(leases: LeaseKeeper) -> None:
     while True:
         leases.loop_turned()
         await asyncio.sleep(_PULSE)
-
-
-@asynccontextmanager
-async def _signals(stop: Callable[[], None]) -> AsyncGenerator[None]:
-    """Let SIGTERM and SIGINT call ``stop``; a third one has its default effect."""
-    loop = asyncio.get_running_loop()
-    received = 0
-
-    def handle(number: signal.Signals) -> None:
-        nonlocal received
-        received += 1
-        logger.info("signal received", extra={"signal": number.name, "count": received})
-        stop()
-        if received > 1:
-            _remove()
-
-    def _remove() -> None:
-        for one in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(one)
-
-    for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, handle, one)
-    try:
-        yield
-    finally:
-        _remove()

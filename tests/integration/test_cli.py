@@ -478,4 +478,4 @@ async def test_the_real_program_keeps_data_and_words_apart(
 def test_the_documented_exit_codes_are_the_codes() -> None:
     section = DOCS.split("## Exit codes")[1].split("\n## ")[0]
     codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
-    assert codes == {0, 1, 2, 3, 4, 5, 69, 75, 77, 130, 143}
+    assert codes == {0, 1, 2, 3, 4, 5, 69, 70, 75, 77, 130, 143}

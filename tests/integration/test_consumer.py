@@ -2,14 +2,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from dialback.metrics.service import ServiceMetrics
 from dialback.outcomes import (
     Delivery,
     DeliveryEnd,
@@ -18,157 +14,30 @@ from dialback.outcomes import (
     HandedBack,
     Outcome,
     Revoked,
-    Superseded,
 )
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ServerAddress
-from dialback.queue.consumer import Consumer, Drained
-from dialback.queue.dead_letter import DeadLetters
+from dialback.queue.consumer import Drained
 from dialback.queue.delivery import ACK
 from dialback.queue.embedded_server import EmbeddedServer
-from dialback.queue.lease import LeaseKeeper
-from dialback.queue.policy import RetryPolicy
 from dialback.queue.topology import Endpoint, Lane
+from support.consumer_rig import ConsumerRig, always, consuming
 from support.eventually import eventually
-from support.queue_rig import LANES, LIMIT, lane_state, nothing_left, provision, put, stored, take
+from support.queue_rig import LIMIT, lane_state, nothing_left, provision, put, stored, take
 
 pytestmark = pytest.mark.integration
-
-
-class Rig:
-    """A consumer on a real queue, with a scripted ingress."""
-
-    def __init__(
-        self, client: QueueClient, endpoint: Endpoint, leases: LeaseKeeper, slots: int
-    ) -> None:
-        self.client = client
-        self.endpoint = endpoint
-        self.registry = CollectorRegistry()
-        self.deliveries: list[Delivery] = []
-        self.handle: Callable[[Delivery], Awaitable[Ending]] = until_revoked
-        self.consumer = Consumer(
-            client.connection,
-            stream=endpoint.stream,
-            lanes=LANES,
-            slots=slots,
-            handle=self._handle,
-            leases=leases,
-            settler=client.settler,
-            dead_letters=DeadLetters(client.api, client.publisher, endpoint),
-            metrics=ServiceMetrics(
-                self.registry,
-                outcomes=Outcome,
-                delivery_ends=DeliveryEnd,
-                version="1",
-                slots=slots,
-            ),
-            worker="pod-1",
-            policy=RetryPolicy(max_attempts=3, retry_delay=0.02),
-        )
-
-    async def _handle(self, delivery: Delivery) -> Ending:
-        self.deliveries.append(delivery)
-        return await self.handle(delivery)
-
-    async def until_busy(self, count: int) -> None:
-        async def busy() -> int:
-            return self.consumer.in_flight
-
-        await eventually(busy, lambda found: found == count)
-
-    async def until_waiting(self) -> None:
-        """Wait until every lane has a lingering pull."""
-
-        async def pulls() -> list[int]:
-            lanes = [await lane_state(self.client, self.endpoint, lane) for lane in Lane]
-            return [state["num_waiting"] for state in lanes]
-
-        await eventually(pulls, lambda found: found == [1] * 3)
-
-    def counts(self) -> dict[str, float]:
-        """Every way a request or a delivery ended, with its number."""
-        found: dict[str, float] = {}
-        for outcome in Outcome:
-            found[outcome] = self.sample("dialback_outcomes_total", outcome=outcome.value)
-        for end in DeliveryEnd:
-            found[end] = self.sample("dialback_deliveries_total", end=end.value)
-        return {name: value for name, value in found.items() if value}
-
-    async def until_counted(self, **expected: float) -> None:
-        """Wait for exactly these; messages of several lanes may race for a slot, so
-        ``handed_back`` is compared only if it is expected.
-        """
-
-        async def counts() -> dict[str, float]:
-            found = self.counts()
-            return {n: v for n, v in found.items() if n in expected or n != "handed_back"}
-
-        await eventually(counts, lambda found: found == expected)
-
-    def sample(self, name: str, **labels: str) -> float:
-        value = self.registry.get_sample_value(name, labels)
-        assert value is not None
-        return value
-
-
-async def until_revoked(delivery: Delivery) -> Ending:
-    if await delivery.revocation.wait() is Revoked.LEASE_LOST:
-        return Superseded(request_id="r", reason="lease lost")
-    return Finished(outcome=Outcome.INTERRUPTED, request_id="r", reason="shutdown")
-
-
-def always(outcome: Outcome) -> Callable[[Delivery], Awaitable[Ending]]:
-    async def handle(delivery: Delivery) -> Ending:
-        request_id = delivery.subject.rpartition(".")[2]
-        return Finished(outcome=outcome, request_id=request_id, reason="why")
-
-    return handle
-
-
-@asynccontextmanager
-async def consuming(
-    url: str,
-    client: QueueClient,
-    endpoint: Endpoint,
-    *,
-    slots: int = 2,
-    pulse: float = 0.1,
-    **lease: Any,
-) -> AsyncGenerator[Rig]:
-    await provision(client, endpoint, ack_wait=1.0)
-    leases = LeaseKeeper(ServerAddress(url=url), name="t", ack_wait=1.0, **lease)
-    await leases.start()
-    rig = Rig(client, endpoint, leases, slots)
-    running = asyncio.create_task(rig.consumer.run())
-    beating = asyncio.create_task(beat(leases, pulse))
-    try:
-        yield rig
-    finally:
-        rig.consumer.puller.stop()
-        async with asyncio.timeout(LIMIT):
-            await running
-            await rig.consumer.drain(1.0, reserve=1.0, hurry=asyncio.Event())
-        beating.cancel()
-        await leases.stop()
-
-
-async def beat(leases: LeaseKeeper, pulse: float) -> None:
-    """Say that the event loop turns, as a worker does."""
-    while True:
-        leases.loop_turned()
-        await asyncio.sleep(pulse)
 
 
 @pytest.fixture
 async def rig(
     nats_server: EmbeddedServer, queue_client: QueueClient, endpoint: Endpoint
-) -> AsyncGenerator[Rig]:
+) -> AsyncGenerator[ConsumerRig]:
     async with consuming(nats_server.url, queue_client, endpoint) as rig:
         yield rig
 
 
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.ENGINE_FAILED, Outcome.EXPIRED])
-async def test_an_ended_request_leaves_the_queue(rig: Rig, outcome: Outcome) -> None:
+async def test_an_ended_request_leaves_the_queue(rig: ConsumerRig, outcome: Outcome) -> None:
     rig.handle = always(outcome)
     for lane in Lane:
         await put(rig.client, rig.endpoint, f"r-{lane}", lane=lane, headers={"A": "1"})
@@ -179,7 +48,7 @@ async def test_an_ended_request_leaves_the_queue(rig: Rig, outcome: Outcome) -> 
     assert {delivery.headers["A"] for delivery in rig.deliveries} == {"1"}
 
 
-async def test_an_invalid_request_becomes_a_dead_letter(rig: Rig) -> None:
+async def test_an_invalid_request_becomes_a_dead_letter(rig: ConsumerRig) -> None:
     rig.handle = always(Outcome.INVALID)
     await put(rig.client, rig.endpoint, "r1", payload=b"garbage")
     await rig.until_counted(invalid=1, settled=1)
@@ -190,7 +59,7 @@ async def test_an_invalid_request_becomes_a_dead_letter(rig: Rig) -> None:
     assert rig.sample("dialback_dead_letters_total", reason="invalid") == 1
 
 
-async def test_a_handed_back_request_comes_again_at_once(rig: Rig) -> None:
+async def test_a_handed_back_request_comes_again_at_once(rig: ConsumerRig) -> None:
     async def handle(delivery: Delivery) -> Ending:
         if delivery.number < 3:
             return HandedBack(request_id="r1", reason="not now")
@@ -203,7 +72,7 @@ async def test_a_handed_back_request_comes_again_at_once(rig: Rig) -> None:
     await nothing_left(rig.client, rig.endpoint)
 
 
-async def test_an_unreachable_requester_is_tried_max_attempts_times(rig: Rig) -> None:
+async def test_an_unreachable_requester_is_tried_max_attempts_times(rig: ConsumerRig) -> None:
     rig.handle = always(Outcome.REQUESTER_UNREACHABLE)
     await put(rig.client, rig.endpoint, "r1")
     await rig.until_counted(requester_unreachable=1, settled=1, retried=2)
@@ -214,7 +83,7 @@ async def test_an_unreachable_requester_is_tried_max_attempts_times(rig: Rig) ->
 
 
 async def test_a_letter_that_cannot_be_stored_keeps_the_message(
-    rig: Rig,
+    rig: ConsumerRig,
 ) -> None:
     rig.handle = always(Outcome.INVALID)
     await rig.client.api.request(f"STREAM.DELETE.{rig.endpoint.dead_stream}")
@@ -232,7 +101,7 @@ async def test_a_letter_that_cannot_be_stored_keeps_the_message(
     assert rig.counts()[Outcome.INVALID] == 1
 
 
-async def test_a_request_is_kept_for_longer_than_its_lease(rig: Rig) -> None:
+async def test_a_request_is_kept_for_longer_than_its_lease(rig: ConsumerRig) -> None:
     finish = asyncio.Event()
 
     async def handle(delivery: Delivery) -> Ending:
@@ -266,7 +135,7 @@ async def test_after_a_lost_lease_the_message_is_another_worker_s(
 
 
 async def test_a_message_that_lay_in_the_socket_while_the_loop_stood_still_is_left_alone(
-    rig: Rig, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+    rig: ConsumerRig, nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def put_elsewhere() -> None:
         client = await QueueClient.open(ServerAddress(url=nats_server.url), name="t", role="tests")
@@ -286,7 +155,9 @@ async def test_a_message_that_lay_in_the_socket_while_the_loop_stood_still_is_le
     assert caplog.messages.count(dropped) == 1
 
 
-async def test_messages_that_are_pulled_right_after_a_standstill_are_taken(rig: Rig) -> None:
+async def test_messages_that_are_pulled_right_after_a_standstill_are_taken(
+    rig: ConsumerRig,
+) -> None:
     rig.handle = always(Outcome.COMPLETED)
     await rig.until_waiting()
     time.sleep(2.0)  # noqa: ASYNC251 -- as above
@@ -297,7 +168,7 @@ async def test_messages_that_are_pulled_right_after_a_standstill_are_taken(rig: 
 
 
 async def test_one_info_line_for_each_finished_request(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: ConsumerRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dialback")
     rig.handle = always(Outcome.COMPLETED)
@@ -313,7 +184,7 @@ async def test_one_info_line_for_each_finished_request(
         assert (said["lane"], said["delivery"], said["outcome"]) == ("normal", 1, "completed")
 
 
-async def test_the_gauge_shows_the_busy_slots_and_no_slot_is_overbooked(rig: Rig) -> None:
+async def test_the_gauge_shows_the_busy_slots_and_no_slot_is_overbooked(rig: ConsumerRig) -> None:
     for number in range(6):
         await put(rig.client, rig.endpoint, f"r{number}")
     await rig.until_busy(2)
@@ -327,7 +198,9 @@ async def test_the_gauge_shows_the_busy_slots_and_no_slot_is_overbooked(rig: Rig
     assert rig.sample("dialback_slots", state="busy") == 0
 
 
-async def test_a_drain_lets_what_runs_finish_and_leaves_the_rest_in_the_queue(rig: Rig) -> None:
+async def test_a_drain_lets_what_runs_finish_and_leaves_the_rest_in_the_queue(
+    rig: ConsumerRig,
+) -> None:
     finish = asyncio.Event()
 
     async def handle(delivery: Delivery) -> Ending:
@@ -349,7 +222,7 @@ async def test_a_drain_lets_what_runs_finish_and_leaves_the_rest_in_the_queue(ri
 
 
 @pytest.mark.parametrize("hurried", [False, True])
-async def test_a_drain_revokes_what_does_not_finish(rig: Rig, *, hurried: bool) -> None:
+async def test_a_drain_revokes_what_does_not_finish(rig: ConsumerRig, *, hurried: bool) -> None:
     await put(rig.client, rig.endpoint, "r1")
     await rig.until_busy(1)
     rig.consumer.puller.stop()
@@ -362,7 +235,7 @@ async def test_a_drain_revokes_what_does_not_finish(rig: Rig, *, hurried: bool) 
     await nothing_left(rig.client, rig.endpoint)
 
 
-async def test_what_a_drain_abandons_comes_again_when_its_lease_ends(rig: Rig) -> None:
+async def test_what_a_drain_abandons_comes_again_when_its_lease_ends(rig: ConsumerRig) -> None:
     async def deaf(_: Delivery) -> Ending:
         await asyncio.Event().wait()
         raise AssertionError("never")

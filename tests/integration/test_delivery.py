@@ -114,3 +114,20 @@ async def test_without_a_server_it_gives_up(own_server: EmbeddedServer, endpoint
     with pytest.raises(ServerUnavailableError, match="not connected"):
         await Settler(client.connection, give_up_after=0.2).confirm(message, ACK)
     await client.close()
+
+
+@pytest.mark.parametrize("body", [ACK, TERM, NAK])
+async def test_a_delivery_that_the_server_forgot_is_settled(
+    queue_client: QueueClient, endpoint: Endpoint, body: bytes
+) -> None:
+    await provision(queue_client, endpoint)
+    await put(queue_client, endpoint, "r1")
+    message, _ = await take(queue_client, endpoint)
+    await queue_client.api.request(f"CONSUMER.DELETE.{endpoint.stream}.normal")
+    await provision(queue_client, endpoint)  # it begins anew, as after a crash
+    await queue_client.settler.confirm(message, body)
+    if body == NAK:
+        again, info = await take(queue_client, endpoint)
+        assert info.number == 1
+        await queue_client.settler.confirm(again, ACK)
+    await nothing_left(queue_client, endpoint)

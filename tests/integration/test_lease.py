@@ -145,6 +145,38 @@ async def eventually_confirmed(before: float, now: Callable[[], float]) -> None:
     await eventually(confirmed, lambda value: value > before)
 
 
+class Reported:
+    """A supervisor's table: what is held, and since when."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, float] = {}
+
+    def held(self, reply: str, confirmed: float) -> None:
+        self.leases[reply] = confirmed
+
+    def released(self, reply: str) -> None:
+        del self.leases[reply]
+
+
+async def test_each_confirmation_is_reported_and_a_lost_lease_is_released(
+    own_server: EmbeddedServer, endpoint: Endpoint
+) -> None:
+    client = await QueueClient.open(ServerAddress(url=own_server.url), name="t", role="tests")
+    await provision(client, endpoint, ack_wait=1.0)
+    await put(client, endpoint, "r1")
+    lost, report = Lost(), Reported()
+    async with keeping(own_server.url, report=report) as keeper:
+        message, _ = await take(client, endpoint)
+        keeper.loop_turned()
+        lease = keeper.add(message.reply, lost)
+        first = report.leases[message.reply]
+        await eventually_confirmed(first, lambda: report.leases[message.reply])
+        await own_server.kill()
+        await lost.wait()
+        assert (lease.lost, report.leases) == (True, {})
+    await client.close()
+
+
 async def test_stopping_ends_the_thread(nats_server: EmbeddedServer) -> None:
     def threads() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name == "dialback-leases"]

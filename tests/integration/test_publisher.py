@@ -1,11 +1,17 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dialback.errors import PayloadTooLargeError, QueueFullError, StreamMissingError
+from dialback.errors import (
+    PayloadTooLargeError,
+    QueueFullError,
+    ServerUnavailableError,
+    StreamMissingError,
+)
 from dialback.queue.api import WrongLastSequenceError
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ConnectionEvents, ServerAddress
@@ -38,6 +44,36 @@ async def test_a_subject_that_no_stream_takes(
 ) -> None:
     with pytest.raises(StreamMissingError, match=str(endpoint)):
         await put(queue_client, endpoint, "r1")
+
+
+_MAY_ONLY_PUBLISH = """
+authorization { users: [
+  { user: admin, password: a }
+  { user: caller, password: c, permissions: {
+      publish: "dialback.*.*.*.jobs.>", subscribe: "_INBOX.requester.>" } }
+] }
+"""
+
+
+async def test_a_caller_needs_no_right_but_to_publish(tmp_path: Path, endpoint: Endpoint) -> None:
+    config = tmp_path / "conf"
+    config.write_text(_MAY_ONLY_PUBLISH)
+    async with EmbeddedServer(arguments=["-c", str(config)]) as server:
+        admin, caller = [
+            await QueueClient.open(
+                ServerAddress(url=server.url, user=user, password=user[0]), name="t", role=role
+            )
+            for user, role in (("admin", "operator"), ("caller", "requester"))
+        ]
+        subject = endpoint.request_subject(Lane.NORMAL, "r1")
+        with pytest.raises(ServerUnavailableError) as raised:
+            await caller.publisher.publish(subject, b"x", {}, retry=False)
+        for words in ("no stream takes", "no leader", "no permission"):
+            assert words in str(raised.value)
+        await provision(admin, endpoint)
+        assert (await put(caller, endpoint, "r1")).sequence == 1
+        for client in (admin, caller):
+            await client.close()
 
 
 async def test_a_full_queue_refuses_and_stores_nothing(
@@ -135,6 +171,7 @@ async def test_what_was_sent_while_the_server_stood_still_is_stored_once(
     publisher = Publisher(client.connection, timeout=0.05)
     subject = endpoint.request_subject(Lane.NORMAL, "r1")
     os.kill(own_server.pid, signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, own_server.pid, os.WSTOPPED | os.WNOWAIT)
     try:
         sent = client.connection.stats["out_msgs"]
         publishing = asyncio.create_task(

@@ -12,7 +12,8 @@ from dialback.queue.client import QueueClient
 from dialback.queue.connection import ConnectionEvents, ServerAddress
 from dialback.queue.delivery import ACK, DeliveryInfo
 from dialback.queue.embedded_server import EmbeddedServer
-from dialback.queue.puller import Puller, PullEvents
+from dialback.queue.pull_settings import PullEvents
+from dialback.queue.puller import Puller
 from dialback.queue.topology import Endpoint, Lane
 from support.eventually import eventually
 from support.queue_rig import (
@@ -157,7 +158,7 @@ async def test_messages_that_arrive_after_stop_are_handed_back(
         queue_client.connection,
         endpoint.stream,
         LANES,
-        free=lambda: 20,
+        room=lambda _: 20,
         accept=accept,
         events=PullEvents(handed_back=lambda: handed_back.append(None)),
     )

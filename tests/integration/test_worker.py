@@ -223,7 +223,7 @@ async def test_a_second_stop_does_not_wait_for_the_engines_shutdown(
 async def test_a_ready_that_hangs_costs_readiness_and_no_lease(
     nats_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dialback.worker._READY_TIMEOUT", 0.1)
+    monkeypatch.setattr("dialback.worker_engine._READY_TIMEOUT", 0.1)
     engine = Slow("ready")
     settings = Settings.load(server=nats_server.url, ack_wait=1)
     worker = Worker(engine, endpoint=str(endpoint), settings=settings)

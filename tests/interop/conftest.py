@@ -67,6 +67,12 @@ async def dynamo_worker(dynamo: Dynamo) -> AsyncGenerator[DynamoWorker]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def their_subject(dynamo_worker: DynamoWorker) -> str:
+    """The subject of an endpoint that a Dynamo worker serves, for comparisons."""
+    return await dynamo_worker.serve(Endpoint("interop", "theirs", "generate"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def operator(nats_server: EmbeddedServer) -> AsyncGenerator[QueueClient]:
     """A connection to look into the queues with."""
     client = await QueueClient.open(

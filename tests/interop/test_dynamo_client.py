@@ -21,7 +21,7 @@ from dialback.queue.topology import Endpoint
 from interop.bodies import BODIES
 from interop.our_side import ENGINE, OurWorker, our_worker
 from interop.peers import engine
-from support.dynamo import Call, Caller, Dynamo, DynamoClient, DynamoWorker
+from support.dynamo import Call, Caller, Dynamo, DynamoClient, freeze
 from support.eventually import eventually
 from support.queue_rig import lane_state, nothing_left, provision, stored, take
 from support.worker_process import worker_process
@@ -142,11 +142,11 @@ ERRORS = [
 @pytest.mark.case("errors read as from a Dynamo worker")
 @pytest.mark.parametrize("request_", ERRORS, ids=lambda r: "-".join(map(str, r.values())))
 async def test_the_caller_reads_what_a_dynamo_worker_would_have_said(
-    pair: Pair, dynamo_worker: DynamoWorker, request_: dict[str, Any]
+    pair: Pair, dynamo: Dynamo, their_subject: str, request_: dict[str, Any]
 ) -> None:
     theirs = Endpoint("interop", "theirs", pair.endpoint.endpoint)
-    await dynamo_worker.serve(theirs)
-    expected = await (await pair.client.call(theirs, request_)).ended()
+    async with dynamo.discovered(theirs, their_subject):
+        expected = await (await pair.client.call(theirs, request_)).ended()
     call = await pair.call(request_)
     assert await call.ended() == expected
     await nothing_left(pair.operator, pair.endpoint)
@@ -232,7 +232,7 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
         async with worker_process(ENGINE, endpoint, dynamo.server, ack_wait=LEASE) as doomed:
             await doomed.started()
             await eventually(waiting)
-            doomed.process.send_signal(signal.SIGSTOP)
+            await freeze(doomed.process)
             call = await dynamo_client.call(endpoint, {"n": 5})
             await eventually(taken)
             await doomed.kill()
@@ -274,7 +274,7 @@ async def test_a_second_worker_on_a_spent_subject_ends_quietly(
             await frozen.started()
             call = await dynamo_client.call(endpoint, {"then": "flow"}, tell_at=5)
             await call.reached()
-            frozen.process.send_signal(signal.SIGSTOP)  # alive, but its lease runs out
+            await freeze(frozen.process)  # alive, but its lease runs out
             async with our_worker(dynamo.server, endpoint, ack_wait=LEASE) as second:
                 finished = await second.outcome_of(call.request_id)
                 assert call.ends == 0, "the first worker's stream is still open"

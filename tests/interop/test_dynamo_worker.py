@@ -30,7 +30,7 @@ from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
 from dialback.stream import ResponseStream
 from interop.bodies import BODIES
-from support.dynamo import Dynamo, DynamoWorker, feed
+from support.dynamo import Dynamo, DynamoWorker, feed, freeze
 from support.eventually import eventually
 from support.queue_rig import lane_state, nothing_left, provision, stored
 from support.worker_process import ROOT
@@ -252,7 +252,7 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
     ):
         async with dynamo.worker() as doomed:
             await feed(operator, endpoint, await doomed.serve(endpoint))
-            doomed.peer.freeze()
+            await freeze(doomed.peer.process)
             async with requester.generate(str(endpoint), {"n": 5}) as stream:
                 await eventually(pushed)
                 await doomed.peer.kill()
@@ -265,24 +265,30 @@ async def test_a_worker_killed_before_it_dials_costs_the_caller_nothing(
 
 
 @pytest.mark.case("redelivery after the handshake")
-async def test_a_second_delivery_in_mid_stream_changes_nothing(pair: Pair) -> None:
-    nats = pair.operator.connection
-    spy = await nats.subscribe(pair.subject)  # pyright: ignore[reportUnknownMemberType]
+async def test_a_second_delivery_in_mid_stream_changes_nothing(
+    dynamo: Dynamo, dynamo_worker: DynamoWorker, operator: QueueClient, endpoint: Endpoint
+) -> None:
+    await provision(operator, endpoint)
+    subject = await dynamo_worker.serve(endpoint)
     items: list[Any] = []
-    async with pair.ask({"then": "flow"}) as stream:
-        request = await spy.next_msg(timeout=LIMIT)
+    async with (
+        Requester(Settings.load(server=dynamo.server, codec=dynamo.codec)) as requester,
+        requester.generate(str(endpoint), {"then": "flow"}, timeout=LIMIT) as stream,
+    ):
+        request = await operator.api.get_message(endpoint.stream, sequence=1)
+        await feed(operator, endpoint, subject)  # only now somebody takes it
         async for item in stream:
             items.append(item)
             if len(items) == 5:
-                await nats.request(pair.subject, request.data, timeout=LIMIT)  # acknowledged
-                await pair.worker.saw(stream.request_id, *CUT)  # the second one was refused
+                acknowledged = operator.connection.request(subject, request.payload, timeout=LIMIT)
+                await acknowledged
+                await dynamo_worker.saw(stream.request_id, *CUT)  # the second one was refused
                 await stream.stop()
-    await spy.unsubscribe()
     assert items == counted(items)
     assert stream.end is EndState.CANCELLED
-    await pair.worker.saw(stream.request_id, *CUT, count=2)
-    assert pair.worker.runs(stream.request_id) == 2
-    await nothing_left(pair.operator, pair.endpoint)
+    await dynamo_worker.saw(stream.request_id, *CUT, count=2)
+    assert dynamo_worker.runs(stream.request_id) == 2
+    await nothing_left(operator, endpoint)
 
 
 @pytest.mark.case("a worker that comes late")

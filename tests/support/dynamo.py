@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+from zlib import crc32
 
 import orjson
 
@@ -19,6 +20,7 @@ from dialback.queue.topology import Endpoint, Lane
 from support.eventually import eventually
 
 TESTS = Path(__file__).parent.parent
+DISCOVERED: Final = Endpoint("interop", "discovered", "generate")
 LIMIT = 60.0  # seconds for anything a test waits for
 REFRESH = 2.0  # seconds between two signs of life of a record; Dynamo drops it after 10
 _LINE = 2**26  # bytes of one line
@@ -105,21 +107,20 @@ class Peer:
             async with asyncio.timeout(LIMIT), self._changed:
                 await self._changed.wait_for(there)
         except TimeoutError:
+            await self._show_stacks()
             raise AssertionError(f"no event {names} of {number}: {self._story(number)}") from None
         found = self.seen(number, *names)
         assert len(found) >= count, f"it ended before {names} of {number}: {self._story(number)}"
         return found[count - 1]
 
+    async def _show_stacks(self) -> None:
+        """Let the peer write its threads' stacks to stderr."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGUSR1)
+            await asyncio.sleep(1)
+
     def _story(self, number: int) -> str:
-        return f"{self._events[number]} {''.join(self.noise[-20:])}"
-
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self.process.send_signal(signal.SIGCONT)
+        return f"{self._events[number]} {''.join(self.noise[-40:])}"
 
     async def kill(self) -> None:
         """SIGKILL, and wait for the end."""
@@ -175,19 +176,23 @@ class Dynamo:
             await peer.kill()
 
     @asynccontextmanager
-    async def discovered(self, endpoint: Endpoint) -> AsyncGenerator[None]:
-        """Keep a discovery record that names our queue's subject."""
+    async def discovered(self, endpoint: Endpoint, subject: str = "") -> AsyncGenerator[None]:
+        """Keep a discovery record that names our queue's subject, or another one.
+
+        All records are instances of one Dynamo endpoint, whatever they name: see the client.
+        """
+        instance = _instance(endpoint)
         record: dict[str, Any] = {
             "type": "Endpoint",
-            "component": endpoint.component,
-            "endpoint": endpoint.endpoint,
-            "namespace": endpoint.namespace,
-            "instance_id": 0x1234,
-            "transport": {"nats_tcp": endpoint.request_subject(Lane.NORMAL, "dynamo")},
+            "component": DISCOVERED.component,
+            "endpoint": DISCOVERED.endpoint,
+            "namespace": DISCOVERED.namespace,
+            "instance_id": instance,
+            "transport": {"nats_tcp": subject or endpoint.request_subject(Lane.NORMAL, "dynamo")},
         }
         if self.release != "1.3.1":  # there the requester's variable decides
             record["request_plane_codec"] = self.codec
-        file = _records(self.kv) / f"{_record_prefix(endpoint)}1234"
+        file = _records(self.kv) / f"{_record_prefix(DISCOVERED)}{instance:x}"
         file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.kv / f"draft-{endpoint}"  # outside the watched folder
         draft.write_text(json.dumps(record))
@@ -204,6 +209,10 @@ async def _refreshed(file: Path) -> None:
     while True:
         await asyncio.sleep(REFRESH)
         os.utime(file)
+
+
+def _instance(endpoint: Endpoint) -> int:
+    return crc32(str(endpoint).encode())
 
 
 def _records(kv: Path) -> Path:
@@ -259,7 +268,11 @@ class DynamoClient:
         self._calls += 1
         request_id = f"{endpoint.endpoint}-{self._calls}"
         number = await self.peer.command(
-            endpoint=str(endpoint), request=request, request_id=request_id, **how
+            endpoint=str(DISCOVERED),
+            instance=_instance(endpoint),
+            request=request,
+            request_id=request_id,
+            **how,
         )
         return Call(self.peer, number, request_id)
 
@@ -297,6 +310,21 @@ class DynamoWorker:
     def runs(self, request_id: str) -> int:
         """How often the engine was started for a request."""
         return len(self.peer.seen(0, f"started {request_id}"))
+
+
+async def freeze(process: Process) -> None:
+    """SIGSTOP, and wait until each of the process's threads has stopped."""
+
+    async def states() -> set[str]:
+        return _states(process.pid)
+
+    process.send_signal(signal.SIGSTOP)
+    await eventually(states, lambda seen: seen == {"T"})
+
+
+def _states(pid: int) -> set[str]:
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {stat.read_text().rpartition(")")[2].split()[0] for stat in threads}
 
 
 async def feed(client: QueueClient, endpoint: Endpoint, subject: str) -> None:

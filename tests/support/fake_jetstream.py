@@ -62,6 +62,7 @@ class FakeJetStream:
     status: str | None = None
     lane_status: dict[str, str] = field(default_factory=dict[str, str])
     is_connected: bool = True
+    is_closed: bool = False
     max_payload: int = 1024 * 1024
     pulls: list[Pull] = field(default_factory=list[Pull])
     published: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
@@ -79,10 +80,19 @@ class FakeJetStream:
         """Itself, as what it stands in for."""
         return cast("Client", self)
 
-    def put(self, lane: str, sequence: int, *, number: int = 1, data: bytes = b"") -> None:
+    def put(
+        self,
+        lane: str,
+        sequence: int,
+        *,
+        number: int = 1,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         """Store a message; a lingering pull of its lane gets it."""
         reply = ack_subject(lane, sequence, number=number)
-        stored = message(f"dialback.a.b.c.jobs.{lane}.r{sequence}", data, reply=reply, headers={})
+        subject = f"dialback.a.b.c.jobs.{lane}.r{sequence}"
+        stored = message(subject, data, reply=reply, headers=headers or {})
         for pull in self._lingering:
             if pull.lane == lane:
                 self._lingering.remove(pull)

@@ -106,6 +106,7 @@ class IngressRig:
         dialer_type: type[Dialer] = Dialer,
         stop_grace: float = PATIENT,
         refusal_wait: float = PATIENT,
+        max_crashes: int = 3,
         answer_timeout: float = PATIENT,
         parse: Parse = parse_unary,
         on_retry: Callable[[], None] = lambda: None,
@@ -136,7 +137,10 @@ class IngressRig:
             metrics=metrics.work_handler,
             service=metrics.service,
             settings=IngressSettings(
-                stop_grace=stop_grace, refusal_wait=refusal_wait, answer_timeout=answer_timeout
+                stop_grace=stop_grace,
+                refusal_wait=refusal_wait,
+                max_crashes=max_crashes,
+                answer_timeout=answer_timeout,
             ),
             parse=parse,
             on_healthy=self._healthy,
@@ -153,6 +157,7 @@ class IngressRig:
         *,
         headers: Mapping[str, str] | None = None,
         number: int = 1,
+        crashes: int = 0,
         revocation: Revocation | None = None,
     ) -> "asyncio.Task[Ending]":
         """Serve one delivery in a task."""
@@ -163,6 +168,7 @@ class IngressRig:
             stream="JOBS_test",
             sequence=7,
             number=number,
+            crashes=crashes,
             published_ns=1_700_000_000_000_000_000,
             revocation=revocation or Revocation(),
         )

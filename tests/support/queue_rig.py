@@ -11,9 +11,11 @@ from nats.aio.msg import Msg
 
 from dialback.queue.client import QueueClient
 from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
+from dialback.queue.hand_back import HandBack
 from dialback.queue.lane_repair import Restore
 from dialback.queue.publisher import PubAck
-from dialback.queue.puller import Puller, PullEvents, PullSettings
+from dialback.queue.pull_settings import PullEvents, PullSettings
+from dialback.queue.puller import Puller
 from dialback.queue.topology import Endpoint, Lane, QueueSettings, Topology
 from support.eventually import eventually
 
@@ -88,12 +90,17 @@ class Taken:
         self.busy = 0
         self.messages: list[tuple[Msg, DeliveryInfo]] = []
         self.refused = 0
+        self.only: set[str] | None = None  # lanes that may use the slots
         self.asked: list[float] = []
         self._changed = asyncio.Event()
 
     def free(self) -> int:
         """Free slots."""
         return self.slots - self.busy
+
+    def room(self, lane: str) -> int:
+        """Free slots for a lane."""
+        return self.free() if self.only is None or lane in self.only else 0
 
     def accept(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
         """Take a message if a slot is free."""
@@ -128,17 +135,19 @@ async def pulling(
     settings: PullSettings | None = None,
     events: PullEvents | None = None,
     restore: Restore | None = None,
+    hand_back: HandBack | None = None,
 ) -> AsyncGenerator[Puller]:
     """Run a puller; stop it at the end and wait for that."""
     puller = Puller(
         client,
         stream,
         LANES,
-        free=taken.free,
+        room=taken.room,
         accept=taken.accept,
         settings=settings,
         events=events,
         restore=restore,
+        hand_back=hand_back,
     )
     running = asyncio.create_task(puller.run())
     try:

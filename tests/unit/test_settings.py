@@ -70,6 +70,9 @@ def test_an_unknown_variable_of_ours_is_refused_with_a_hint(
         ({"ack_wait": "soon"}, "ack_wait: Input should be a valid number"),
         ({"slots": 30_000}, "max_ack_pending 20000 is less than slots 30000"),
         ({"call_home_networks": "10.0.0.0/33"}, "write for instance 10.0.0.0/8"),
+        ({"reserved_slots": "high=16"}, "16 of 16 slots would be reserved"),
+        ({"reserved_slots": {"urgent": 1}}, "no lane 'urgent'; the lanes are high, normal, low"),
+        ({"pull_watchdog": 10}, "pull_watchdog: Input should be greater than or equal to 15"),
         ({"codec": "xml"}, "codec: Input should be 'json' or 'msgpack'"),
     ],
 )
@@ -83,6 +86,11 @@ def test_networks_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings.load().call_home_networks == ("198.18.0.0/15", "10.0.0.0/8")
 
 
+def test_reserved_slots_are_pairs_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIALBACK_RESERVED_SLOTS", "high=2, normal=1")
+    assert Settings.load().reserved_slots == {"high": 2, "normal": 1}
+
+
 def test_secrets_are_not_shown() -> None:
     settings = Settings.load(password="hunter2", token="t0ps3cret")  # noqa: S106
     shown = repr(settings) + repr(settings.server_address())
@@ -92,7 +100,10 @@ def test_secrets_are_not_shown() -> None:
 
 def test_settings_survive_the_way_to_a_child_process(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.load(
-        server="nats://there:4222", ack_wait=3.5, call_home_networks=("10.0.0.0/8", "::1/128")
+        server="nats://there:4222",
+        ack_wait=3.5,
+        call_home_networks=("10.0.0.0/8", "::1/128"),
+        reserved_slots={"high": 2, "low": 1},
     )
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)

@@ -225,9 +225,7 @@ async def _ask(requester: Requester, answer: _Answer, screen: "_Screen") -> None
     answer.interruptions = stream.interruptions
 
 
-async def _kill_worker_of(
-    answer: _Answer, workers: list[_WorkerProcess], screen: "_Screen"
-) -> int:
+async def _kill_worker_of(answer: _Answer, workers: list[_WorkerProcess], screen: "_Screen") -> int:
     """Wait until half of an answer is there, kill its worker, and return that worker's pid."""
     await answer.half.wait()
     victim = next(worker for worker in workers if worker.pid == answer.pids[-1])

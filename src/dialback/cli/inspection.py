@@ -36,8 +36,8 @@ class Target:
     timeout: float = DEFAULT_TIMEOUT
 
     @asynccontextmanager
-    async def inspector(self) -> AsyncGenerator[Inspector]:
-        """Connect as an operator.
+    async def client(self) -> AsyncGenerator[tuple[QueueClient, Settings]]:
+        """Connect as an operator; the settings are the environment's.
 
         Raises:
             ConfigError: If the environment's settings are wrong.
@@ -49,9 +49,15 @@ class Target:
             settings.server_address(), name="dialback-cli", role="operator", within=self.timeout
         )
         try:
-            yield Inspector(client, timeout=self.timeout)
+            yield client, settings
         finally:
             await client.close()
+
+    @asynccontextmanager
+    async def inspector(self) -> AsyncGenerator[Inspector]:
+        """Connect as an operator who looks into queues; raises what :meth:`client` does."""
+        async with self.client() as (client, _):
+            yield Inspector(client, timeout=self.timeout)
 
 
 def refusal_of(delivery: Delivery) -> dict[str, Any] | None:

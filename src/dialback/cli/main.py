@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dialback import __version__
-from dialback.cli import decode, demo, dlq, queue, submit, worker
+from dialback.cli import decode, demo, dlq, janitor, queue, submit, worker
 from dialback.cli.output import print_error
 from dialback.cli.run import exit_code_for
 from dialback.errors import DialbackError
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(worker.app, name="worker")
 app.add_typer(queue.app, name="queue")
 app.add_typer(dlq.app, name="dlq")
+app.command("janitor")(janitor.janitor)
 app.command("submit")(submit.submit)
 app.command("decode")(decode.decode_file)
 app.command("demo")(demo.demo)

@@ -1,9 +1,10 @@
-"""``dialback queue``: look into queues. Reads only; no consumer is created."""
+"""``dialback queue``: look into queues, and cancel requests. No consumer is created."""
 
 from typing import Annotated, Any, Final
 
 import typer
 
+from dialback.cli.cancel import cancel_requests
 from dialback.cli.inspection import (
     DEFAULT_MAX_BYTES,
     DEFAULT_TIMEOUT,
@@ -42,7 +43,7 @@ from dialback.settings import Settings
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Look into queues; nothing is changed or taken.",
+    help="Look into queues; only cancel changes anything.",
 )
 
 _LANE_COLUMNS: Final = (
@@ -181,6 +182,9 @@ async def _peek(
     parsed = Endpoint.parse(endpoint)
     async with target.inspector() as inspector:
         return await inspector.peek(parsed, limit, lane)
+
+
+app.command("cancel")(cancel_requests)
 
 
 # --- records ----------------------------------------------------------------------------

@@ -1,11 +1,11 @@
 """``dialback dlq requeue``: show the plan, ask, queue the letters' requests again."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
 
+from dialback.cli.confirm import asked, is_interactive
 from dialback.cli.inspection import DEFAULT_TIMEOUT, Target
 from dialback.cli.options import (
     EndpointArgument,
@@ -174,20 +174,9 @@ def _confirm(plan: _Plan) -> None:
         raise typer.Exit(ExitCode.REFUSED)
     print_rows(plan.rows, _PLAN_COLUMNS, Output.TABLE, err=True)
     _note_plan(plan)
-    if not _asked("Requeue them?"):
+    if not asked("Requeue them?"):
         print_note("nothing was changed")
         raise typer.Exit(ExitCode.REFUSED)
-
-
-def _asked(question: str) -> bool:
-    """Ask on stderr (typer's prompt writes a blank to stdout); anything but yes is no."""
-    typer.echo(f"{question} [y/N]: ", err=True, nl=False)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def is_interactive() -> bool:
-    """Whether there is somebody to ask."""
-    return sys.stdin.isatty()
 
 
 async def _carry_out(plan: _Plan, output: Output, target: Target) -> int:

@@ -4,8 +4,10 @@ Run by the Python of a Dynamo release, so only the standard library is imported 
 """
 
 import asyncio
+import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,6 +28,7 @@ def name_of(error: BaseException) -> dict[str, str]:
 
 async def serve_commands(carry_out: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     """Carry out commands side by side until stdin ends, then leave at once."""
+    faulthandler.register(signal.SIGUSR1)  # a test that waits in vain wants to see where
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=_LIMIT)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

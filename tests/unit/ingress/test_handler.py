@@ -79,7 +79,7 @@ async def test_dial_goes_on_no_longer_than_the_caller_waits(header: str) -> None
     assert ending.outcome is Outcome.REQUESTER_UNREACHABLE
 
 
-@pytest.mark.parametrize("revoked", Revoked)
+@pytest.mark.parametrize("revoked", [Revoked.SHUTDOWN, Revoked.LEASE_LOST])
 async def test_revoked_delivery_is_given_back_before_it_is_dialled(revoked: Revoked) -> None:
     revocation = Revocation()
     revocation.set(revoked)
@@ -89,7 +89,9 @@ async def test_revoked_delivery_is_given_back_before_it_is_dialled(revoked: Revo
         assert not requester.dialled
     expected = {
         Revoked.SHUTDOWN: HandedBack(request_id="req-1", reason="shutdown before the engine ran"),
-        Revoked.LEASE_LOST: Superseded(request_id="req-1", reason="lease lost before the engine ran"),
+        Revoked.LEASE_LOST: Superseded(
+            request_id="req-1", reason="lease lost before the engine ran"
+        ),
     }
     assert ending == expected[revoked]
     assert rig.counts() == Counts(first_responses=0)
@@ -362,15 +364,36 @@ async def _read_and_close(connection: CallHome) -> None:
 # --- poison -------------------------------------------------------------------------------------
 
 
-async def test_request_that_was_delivered_too_often_is_poison_and_its_caller_hears() -> None:
+@pytest.mark.parametrize(
+    ("max_crashes", "said"),
+    [
+        (3, "given up: 3 workers died while they had it (delivery 11)"),
+        (1, "given up: 1 worker died while they had it (delivery 11)"),
+    ],
+)
+async def test_request_whose_workers_died_is_poison_and_its_caller_hears(
+    max_crashes: int, said: str
+) -> None:
     engine = Called()
-    rig = IngressRig(engine)
+    rig = IngressRig(engine, max_crashes=max_crashes)
     async with ScriptedRequester() as requester:
-        serving = rig.start(request_payload(requester.address), number=11)
+        serving = rig.start(request_payload(requester.address), number=11, crashes=max_crashes)
         connection = await requester.connection()
         frames = await connection.frames()
         await connection.close()
         ending = finished(await serving)
-    assert error_message(frames) == "given up: delivered 10 times, and no worker ended it"
+    assert error_message(frames) == said
     assert (ending.outcome, ending.caller_told, engine.calls) == (Outcome.POISON, True, 0)
     assert rig.counts() == Counts(first_responses=0)
+
+
+async def test_request_that_was_delivered_often_but_never_crashed_is_served() -> None:
+    engine = Called()
+    rig = IngressRig(engine, refusal_wait=0.0)
+    async with ScriptedRequester() as requester:
+        serving = rig.start(request_payload(requester.address), number=1000, crashes=2)
+        connection = await requester.connection()
+        await connection.frames()
+        await connection.close()
+        ending = finished(await serving)
+    assert (ending.outcome, engine.calls) == (Outcome.COMPLETED, 1)

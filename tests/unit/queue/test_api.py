@@ -31,13 +31,22 @@ from support.fake_jetstream import FakeJetStream
         (404, 10014, NotFoundError),
         (404, 10037, NotFoundError),
         (400, 10071, WrongLastSequenceError),
+        (400, 10164, WrongLastSequenceError),
         (503, 10077, QueueFullError),
         (503, 10023, QueueFullError),
         (500, 10047, QueueFullError),
         (429, 10167, QueueFullError),
+        (400, 10002, QueueFullError),
+        (500, 10028, QueueFullError),
         (503, 10008, ServerUnavailableError),
         (503, 10009, ServerUnavailableError),
         (503, 10004, ServerUnavailableError),
+        (500, 10007, ServerUnavailableError),
+        (500, 10041, ServerUnavailableError),
+        (503, 10076, ServerUnavailableError),
+        (500, 10118, ServerUnavailableError),
+        (500, 10119, ServerUnavailableError),
+        (409, 10158, ServerUnavailableError),
         (403, 1, PermissionDeniedError),
         (404, 1, NotFoundError),
         (400, 1, QueueError),
@@ -47,7 +56,29 @@ from support.fake_jetstream import FakeJetStream
 def test_an_error_is_told_by_its_number(code: int, err_code: int, kind: type[QueueError]) -> None:
     error = api_error({"code": code, "err_code": err_code, "description": "what"}, "VERB")
     assert type(error) is kind
-    assert str(error) == f"what (VERB, error {err_code})"
+    assert str(error).startswith(f"what (VERB, error {err_code})")
+
+
+@pytest.mark.parametrize(
+    ("err_code", "advice"),
+    [
+        (10077, "max_msgs, max_bytes or max_msgs_per_subject"),
+        (10167, "max_buffered_msgs"),
+        (10023, "no room"),
+        (10002, "account"),
+        (10028, "max_mem"),
+        (10047, "max_file"),
+        (10039, "switch JetStream on for this NATS account"),
+        (10076, "this nats-server runs without JetStream (-js)"),
+    ],
+)
+def test_an_error_says_what_to_do(err_code: int, advice: str) -> None:
+    assert advice in str(api_error({"code": 503, "err_code": err_code}, "VERB"))
+
+
+def test_a_store_that_is_closing_is_not_full() -> None:
+    error = {"code": 503, "err_code": 10077, "description": "store is closed"}
+    assert type(api_error(error, "VERB")) is ServerUnavailableError
 
 
 def test_an_error_without_numbers_is_an_error_all_the_same() -> None:
@@ -86,6 +117,12 @@ async def test_stream_names_are_read_page_by_page() -> None:
         {"offset": 0},
         {"offset": 2},
     ]
+
+
+async def test_the_streams_of_a_subject_are_asked_for() -> None:
+    server = FakeJetStream(answers=[b'{"total":1,"streams":["a"]}'])
+    assert await JetStreamApi(server.client).stream_names(subject="x.y") == ["a"]
+    assert orjson.loads(server.requests[0][1]) == {"offset": 0, "subject": "x.y"}
 
 
 async def test_a_server_without_streams_has_no_names() -> None:

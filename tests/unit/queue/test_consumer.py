@@ -26,14 +26,20 @@ from dialback.queue.connection import ServerAddress
 from dialback.queue.consumer import Consumer, Drained
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
 from dialback.queue.delivery import LeaseExpiredError, Settler
+from dialback.queue.epochs import Epochs
 from dialback.queue.lease import Lease, LeaseKeeper
+from dialback.queue.note import Note, Stored
+from dialback.queue.notes import Notes
 from dialback.queue.policy import RetryPolicy
 from dialback.queue.publisher import Publisher
 from dialback.queue.topology import Endpoint
 from support.eventually import eventually
-from support.fake_jetstream import FakeJetStream
+from support.fake_jetstream import PUBLISHED_NS, FakeJetStream
 from support.queue_rig import LANES, LIMIT
 
+CREATED = "2026-01-02T03:04:05.000000006Z"
+RECREATED = "2026-01-02T03:04:05.000000007Z"
+CREATED_NS = 1_767_323_045_000_000_006
 SETTLE_EVENTS = (
     "request finished",
     "delivery ended",
@@ -47,6 +53,7 @@ class RecordingSettler(Settler):
     def __init__(self, server: FakeJetStream) -> None:
         super().__init__(server.client)
         self.bodies: list[bytes] = []
+        self.happened: list[str] = []
         self.failing = False
         self.gate: asyncio.Event | None = None
 
@@ -61,6 +68,7 @@ class RecordingSettler(Settler):
         if lost():
             raise LeaseExpiredError("too late")
         self.bodies.append(body)
+        self.happened.append(body[:4].decode())
 
 
 class RecordingLeases(LeaseKeeper):
@@ -85,6 +93,39 @@ class RecordingLeases(LeaseKeeper):
     def lose(self, index: int) -> None:
         self.kept[index].lost = True
         self.kept[index].on_lost()
+
+
+class RecordingNotes(Notes):
+    """Keeps notes in a dictionary, or cannot; remembers in which order things happened."""
+
+    def __init__(self, server: FakeJetStream, happened: list[str]) -> None:
+        super().__init__(server.client, Publisher(server.client))
+        self.kept: dict[str, Note] = {}
+        self.happened = happened
+        self.failing = False
+
+    @override
+    async def read(self, key: str) -> Stored | None:
+        self.happened.append("read")
+        if self.failing:
+            return None
+        return Stored(self.kept.get(key, Note()), int(key in self.kept))
+
+    @override
+    async def write(
+        self,
+        key: str,
+        addition: Note,
+        *,
+        base: Stored | None = None,
+        within: float | None = None,
+        lost: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        self.happened.append("write")
+        if self.failing:
+            return False
+        self.kept[key] = self.kept.get(key, Note()).merged(addition)
+        return True
 
 
 class RecordingLetters(DeadLetters):
@@ -118,6 +159,9 @@ class Bench:
     def __post_init__(self) -> None:
         self.settler = RecordingSettler(self.server)
         self.letters = RecordingLetters(self.server)
+        self.notes = RecordingNotes(self.server, self.settler.happened)
+        self.refreshed = 0
+        self.created = dict.fromkeys(LANES, CREATED)
         self.consumer = Consumer(
             self.server.client,
             stream="JOBS",
@@ -127,6 +171,8 @@ class Bench:
             leases=self.leases,
             settler=self.settler,
             dead_letters=self.letters,
+            notes=self.notes,
+            epochs=Epochs(self.created, self._refresh),
             metrics=ServiceMetrics(
                 self.registry, outcomes=Outcome, delivery_ends=DeliveryEnd, version="1", slots=2
             ),
@@ -135,13 +181,21 @@ class Bench:
         )
         self.handle: Callable[[Delivery], Awaitable[Ending]] = until_revoked
 
+    async def _refresh(self) -> None:
+        self.refreshed += 1
+        self.created["normal"] = RECREATED
+
     async def _handle(self, delivery: Delivery) -> Ending:
         self.deliveries.append(delivery)
         return await self.handle(delivery)
 
-    def put(self, *, number: int = 1) -> None:
+    def put(self, *, number: int = 1, headers: dict[str, str] | None = None) -> None:
         self.sequence += 1
-        self.server.put("normal", self.sequence, number=number, data=b"payload")
+        self.server.put("normal", self.sequence, number=number, data=b"payload", headers=headers)
+
+    def next_key(self) -> str:
+        """The key of the note on the message that is put next."""
+        return f"JOBS.{self.sequence + 1}-{PUBLISHED_NS}"
 
     async def busy(self, count: int) -> None:
         """Wait until so many deliveries have reached the ingress and are still there."""
@@ -159,7 +213,9 @@ class Bench:
 
         await eventually(both, lambda seen: seen == (count, 0))
 
-    async def one(self, ending: Ending, *, number: int = 1) -> None:
+    async def one(
+        self, ending: Ending, *, number: int = 1, headers: dict[str, str] | None = None
+    ) -> None:
         """Let one delivery end like this."""
 
         async def handle(_: Delivery) -> Ending:
@@ -167,13 +223,21 @@ class Bench:
 
         self.handle = handle
         count = len(self.deliveries) + 1
-        self.put(number=number)
+        self.put(number=number, headers=headers)
         await self.done(count)
 
     def counted(self, name: str, **labels: str) -> float:
         value = self.registry.get_sample_value(name, labels)
         assert value is not None
         return value
+
+    async def noted(self, note: Note) -> None:
+        """Wait until this is the note on the last message."""
+
+        async def kept() -> Note | None:
+            return self.notes.kept.get(f"JOBS.{self.sequence}-{PUBLISHED_NS}")
+
+        await eventually(kept, lambda found: found == note)
 
     def ends(self) -> dict[DeliveryEnd, float]:
         found = {e: self.counted("dialback_deliveries_total", end=e.value) for e in DeliveryEnd}
@@ -250,6 +314,7 @@ async def test_queue_wait_is_observed_for_first_deliveries_only(bench: Bench) ->
 async def test_an_ending_is_answered_and_counted_once(
     bench: Bench, ending: Ending, number: int, body: bytes, end: DeliveryEnd
 ) -> None:
+    bench.notes.kept[bench.next_key()] = Note(retried=frozenset(range(1, number)))
     await bench.one(ending, number=number)
     assert bench.settler.bodies == [body]
     assert bench.ends() == {end: 1}
@@ -262,6 +327,7 @@ async def test_an_unreachable_requester_is_retried_and_not_counted_as_an_outcome
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dialback")
+    bench.notes.kept[bench.next_key()] = Note(retried=frozenset({1}))
     await bench.one(finished(Outcome.REQUESTER_UNREACHABLE), number=2)
     (body,) = bench.settler.bodies
     assert body.startswith(b'-NAK {"delay":')
@@ -468,10 +534,17 @@ async def test_a_message_without_a_slot_is_counted_as_handed_back() -> None:
         bench.server.put("high", 1)
         bench.server.put("low", 2)
         await bench.busy(1)
-        assert bench.ends() == {DeliveryEnd.HANDED_BACK: 1}
+        await eventually(lambda: ends_of(bench), lambda ends: ends == {"handed_back": 1})
+        assert bench.settler.happened == ["write", "-NAK"]
+        (note,) = bench.notes.kept.values()
+        assert note == Note(handed_back=frozenset({1}))
         bench.consumer.puller.stop()
         bench.consumer.revoke_all()
         await bench.done(1)
+
+
+async def ends_of(bench: Bench) -> dict[DeliveryEnd, float]:
+    return bench.ends()
 
 
 async def lingering(bench: Bench) -> int:
@@ -557,3 +630,184 @@ async def test_an_outcome_that_is_known_is_settled_although_the_drain_is_over(
         return bench.settler.bodies
 
     assert await eventually(bodies) == [b"+ACK"]
+
+
+# --- notes ------------------------------------------------------------------------------------
+
+
+def numbers(*found: int) -> frozenset[int]:
+    return frozenset(found)
+
+
+async def test_earlier_deliveries_are_told_apart_by_the_note(bench: Bench) -> None:
+    bench.notes.kept[bench.next_key()] = Note(
+        handed_back=numbers(1, 2), retried=numbers(3), superseded=numbers(4)
+    )
+    await bench.one(finished(Outcome.COMPLETED), number=8)
+    (seen,) = bench.deliveries
+    assert (seen.number, seen.attempts, seen.crashes, seen.epoch) == (8, 1, 3, CREATED_NS)
+
+
+async def test_a_first_delivery_reads_no_note(bench: Bench) -> None:
+    await bench.one(finished(Outcome.COMPLETED))
+    (seen,) = bench.deliveries
+    assert (seen.attempts, seen.crashes, seen.epoch) == (0, 0, CREATED_NS)
+    assert bench.settler.happened == ["+ACK"]
+
+
+async def test_without_a_note_every_earlier_delivery_was_a_crash(bench: Bench) -> None:
+    await bench.one(finished(Outcome.COMPLETED), number=4)
+    assert bench.deliveries[0].crashes == 3
+
+
+async def test_a_note_that_cannot_be_read_counts_no_crash(bench: Bench) -> None:
+    bench.notes.failing = True
+    await bench.one(finished(Outcome.COMPLETED), number=4)
+    assert (bench.deliveries[0].crashes, bench.deliveries[0].attempts) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ending", "note"),
+    [
+        (HandedBack(request_id="r", reason="drain"), Note(handed_back=numbers(2))),
+        (finished(Outcome.REQUESTER_UNREACHABLE), Note(retried=numbers(2))),
+    ],
+)
+async def test_the_note_is_written_before_the_nak(bench: Bench, ending: Ending, note: Note) -> None:
+    await bench.one(ending, number=2)
+    assert bench.settler.happened == ["read", "write", "-NAK"]
+    await bench.noted(note)
+
+
+async def test_a_note_that_cannot_be_written_does_not_keep_the_message(bench: Bench) -> None:
+    bench.notes.failing = True
+    await bench.one(HandedBack(request_id="r", reason="drain", delay=0.25))
+    assert bench.settler.bodies == [b'-NAK {"delay":250000000}']
+    assert bench.ends() == {DeliveryEnd.HANDED_BACK: 1}
+
+
+async def test_a_letter_that_cannot_be_stored_is_neither_a_crash_nor_an_attempt(
+    bench: Bench,
+) -> None:
+    bench.letters.failing = True
+    await bench.one(finished(Outcome.INVALID))
+    await bench.noted(Note(handed_back=numbers(1)))
+    assert bench.settler.happened == ["write", "-NAK"]
+
+
+async def test_an_unreachable_requester_s_message_waits_no_longer_than_it_has(
+    bench: Bench,
+) -> None:
+    await bench.one(finished(Outcome.REQUESTER_UNREACHABLE), headers={"Dialback-Deadline": "1"})
+    assert bench.settler.bodies == [b"+TERM requester_unreachable"]
+    assert bench.outcomes() == {Outcome.REQUESTER_UNREACHABLE: 1}
+
+
+async def test_a_superseded_delivery_is_no_crash(bench: Bench) -> None:
+    await bench.one(Superseded(request_id="r", reason="higher delivery"))
+    await bench.noted(Note(superseded=numbers(1)))
+
+
+async def test_a_dropped_message_is_no_crash(bench: Bench) -> None:
+    bench.leases.late = True
+    bench.put()
+    await bench.noted(Note(superseded=numbers(1)))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.INVALID])
+async def test_an_outcome_whose_settling_was_not_confirmed_is_noted(
+    bench: Bench, outcome: Outcome
+) -> None:
+    bench.settler.failing = True
+    await bench.one(finished(outcome))
+    await bench.noted(Note(finished=outcome))
+    assert bench.outcomes() == {}
+
+
+async def test_an_outcome_whose_lease_expired_meanwhile_is_noted(bench: Bench) -> None:
+    async def slow(_: Delivery) -> Ending:
+        bench.leases.kept[0].confirmed -= 31.0
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = slow
+    bench.put()
+    await bench.done(1)
+    await bench.noted(Note(finished=Outcome.COMPLETED))
+
+
+async def test_a_request_whose_letter_is_not_stored_is_not_noted_as_finished(
+    bench: Bench,
+) -> None:
+    async def slow(_: Delivery) -> Ending:
+        bench.leases.kept[0].confirmed -= 31.0
+        return finished(Outcome.INVALID)
+
+    bench.handle = slow
+    bench.put()
+    await bench.done(1)
+    await bench.noted(Note(superseded=numbers(1)))
+    assert bench.letters.letters == []
+
+
+async def test_a_request_that_is_found_finished_is_not_run_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dialback")
+    bench.notes.kept[bench.next_key()] = Note(finished=Outcome.COMPLETED)
+    bench.put(number=2, headers={"request-id": "named"})
+    await eventually(lambda: ends_of(bench), lambda ends: ends == {"settled": 1})
+    assert bench.deliveries == []
+    assert bench.settler.happened == ["read", "+ACK"]
+    assert bench.outcomes() == {Outcome.COMPLETED: 1}
+    (record,) = [r for r in caplog.records if r.getMessage() in SETTLE_EVENTS]
+    said = vars(record)
+    assert (record.getMessage(), said["request_id"]) == ("request finished", "named")
+    assert said["reason"].startswith("found finished: an earlier delivery ended it")
+    assert len(bench.leases) == 0
+
+
+async def test_one_that_is_found_dead_lettered_is_counted_as_that(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dialback")
+    bench.notes.kept[bench.next_key()] = Note(finished=Outcome.REQUESTER_UNREACHABLE)
+    bench.put(number=2)
+    await eventually(lambda: ends_of(bench), lambda ends: ends == {"settled": 1})
+    assert (bench.settler.bodies, bench.letters.letters) == ([b"+ACK"], [])
+    assert bench.counted("dialback_dead_letters_total", reason="requester_unreachable") == 1
+    (record,) = [r for r in caplog.records if r.getMessage() in SETTLE_EVENTS]
+    assert (vars(record)["request_id"], vars(record)["dead_letter"]) == (
+        f"seq-1-{PUBLISHED_NS}",
+        True,
+    )
+
+
+async def test_a_hand_back_that_is_not_confirmed_is_counted_as_that() -> None:
+    bench = Bench(FakeJetStream(), slots=1)
+    bench.settler.failing = True
+    async with consuming(bench):
+        await eventually(lambda: lingering(bench), lambda count: count == 3)
+        bench.server.put("high", 1)
+        bench.server.put("low", 2)
+        await eventually(lambda: ends_of(bench), lambda ends: ends == {"unconfirmed": 1})
+        assert bench.counted("dialback_ack_unconfirmed_total") == 1
+        assert len(bench.leases) == 1
+        bench.consumer.puller.stop()
+        bench.consumer.revoke_all()
+        await bench.done(1)
+
+
+async def test_a_recreated_consumer_is_another_epoch(bench: Bench) -> None:
+    await bench.one(finished(Outcome.COMPLETED))
+    await bench.one(finished(Outcome.COMPLETED))
+    bench.sequence = 0
+    await bench.one(finished(Outcome.COMPLETED))
+    epochs = [delivery.epoch for delivery in bench.deliveries]
+    assert (epochs, bench.refreshed) == ([CREATED_NS, CREATED_NS, CREATED_NS + 1], 1)
+
+
+async def test_the_end_of_a_drain_waits_for_notes_that_are_being_written(bench: Bench) -> None:
+    await bench.one(Superseded(request_id="r", reason="higher delivery"))
+    bench.consumer.puller.stop()
+    await bench.consumer.drain(LIMIT, reserve=0.0, hurry=asyncio.Event())
+    assert list(bench.notes.kept.values()) == [Note(superseded=numbers(1))]

@@ -1,4 +1,7 @@
+import asyncio
+
 import nats.errors
+import orjson
 import pytest
 
 from dialback.errors import NotFoundError, ServerUnavailableError
@@ -21,6 +24,7 @@ INFO = DeliveryInfo(
     consumer="high",
     number=3,
     sequence=17,
+    consumer_sequence=21,
     published_ns=1_700_000_000_123_456_789,
     pending=5,
 )
@@ -64,14 +68,39 @@ def test_a_nak_carries_its_delay_in_nanoseconds(delay: float, body: bytes) -> No
 
 
 async def test_an_answer_is_asked_again_until_it_is_confirmed() -> None:
-    server = FakeJetStream(answers=[nats.errors.TimeoutError(), nats.errors.NoRespondersError()])
-    server.answers.append(b"")
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), FOUND])
+    server.answers += [nats.errors.NoRespondersError(), b""]
     await Settler(server.client).confirm(REPLY, ACK)
-    assert server.requests == [(V1, b"+ACK", None)] * 3
+    asked = [request for request in server.requests if request[0] == V1]
+    assert asked == [(V1, b"+ACK", None)] * 3
+
+
+@pytest.mark.parametrize("body", [NAK, nak_body(5)])
+async def test_a_nak_that_may_have_been_applied_is_not_repeated(body: bytes) -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), FOUND])
+    with pytest.raises(ServerUnavailableError, match=r"-NAK.* not confirmed"):
+        await Settler(server.client).confirm(REPLY, body)
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT]
+
+
+async def test_a_nak_that_nobody_took_is_repeated() -> None:
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError(), b""])
+    await Settler(server.client).confirm(REPLY, NAK)
+    assert [subject for subject, _, _ in server.requests] == [V1, V1]
+
+
+async def test_a_nak_waits_for_the_connection() -> None:
+    server = FakeJetStream(is_connected=False, answers=[b""])
+    confirming = asyncio.create_task(Settler(server.client).confirm(REPLY, NAK))
+    await asyncio.sleep(0)
+    assert server.requests == []
+    server.is_connected = True
+    await confirming
+    assert [subject for subject, _, _ in server.requests] == [V1]
 
 
 async def test_it_gives_up_with_an_error_that_says_so() -> None:
-    server = FakeJetStream(answers=[nats.errors.TimeoutError()])
+    server = FakeJetStream(answers=[nats.errors.TimeoutError()] * 2)
     with pytest.raises(ServerUnavailableError, match=r"\+TERM not confirmed"):
         await Settler(server.client, give_up_after=0).confirm(REPLY, TERM)
 
@@ -91,16 +120,26 @@ async def test_no_answer_is_sent_once_the_lease_is_lost(body: bytes) -> None:
     assert server.requests == []
 
 
-@pytest.mark.parametrize("body", [ACK, NAK, TERM])
+@pytest.mark.parametrize("body", [ACK, TERM])
 async def test_an_answer_is_not_repeated_once_the_lease_is_lost(body: bytes) -> None:
-    server = FakeJetStream(answers=[nats.errors.TimeoutError()])
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), FOUND])
     with pytest.raises(LeaseExpiredError):
         await Settler(server.client).confirm(REPLY, body, lost=lambda: bool(server.requests))
-    assert len(server.requests) == 1
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT]
+
+
+async def test_a_nak_that_nobody_took_is_not_repeated_once_the_lease_is_lost() -> None:
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError()])
+    with pytest.raises(LeaseExpiredError):
+        await Settler(server.client).confirm(REPLY, NAK, lost=lambda: bool(server.requests))
+    assert [subject for subject, _, _ in server.requests] == [V1]
 
 
 NOT_FOUND = b'{"error":{"code":404,"err_code":10014,"description":"consumer not found"}}'
-FOUND = b'{"config":{},"num_pending":0}'
+FOUND = b'{"config":{},"num_pending":0,"delivered":{"stream_seq":17}}'
+FORGOTTEN = b'{"config":{},"num_pending":1,"delivered":{"stream_seq":16}}'
+NO_MESSAGE = b'{"error":{"code":404,"err_code":10037,"description":"no message found"}}'
+DELETE_SUBJECT = "$JS.API.STREAM.MSG.DELETE.JOBS_a_C_b_E_c"
 INFO_SUBJECT = "$JS.API.CONSUMER.INFO.JOBS_a_C_b_E_c.high"
 
 
@@ -108,6 +147,23 @@ async def test_an_answer_that_nobody_takes_ends_once_the_consumer_is_proven_gone
     server = FakeJetStream(answers=[nats.errors.NoRespondersError(), NOT_FOUND])
     with pytest.raises(NotFoundError, match="consumer high of stream JOBS_a_C_b_E_c was deleted"):
         await Settler(server.client, prove_after=0).confirm(REPLY, ACK)
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT]
+
+
+@pytest.mark.parametrize("body", [ACK, TERM + b" invalid"])
+@pytest.mark.parametrize("deleted", [b'{"success":true}', NO_MESSAGE])
+async def test_a_delivery_that_the_server_forgot_is_settled_by_deleting_the_message(
+    body: bytes, deleted: bytes
+) -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), FORGOTTEN, deleted])
+    await Settler(server.client).confirm(REPLY, body)
+    assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT, DELETE_SUBJECT]
+    assert orjson.loads(server.requests[-1][1])["seq"] == 17
+
+
+async def test_a_delivery_that_the_server_forgot_needs_no_nak() -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError(), FORGOTTEN])
+    await Settler(server.client).confirm(REPLY, nak_body(5))
     assert [subject for subject, _, _ in server.requests] == [V1, INFO_SUBJECT]
 
 

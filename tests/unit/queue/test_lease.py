@@ -8,7 +8,8 @@ from nats.aio.client import Client
 
 from dialback.errors import ServerUnavailableError
 from dialback.queue.connection import ServerAddress
-from dialback.queue.lease import Lease, LeaseKeeper, LoopClock
+from dialback.queue.lease import Lease, LeaseKeeper
+from dialback.queue.loop_clock import LoopClock
 from support.black_hole import NobodyListens
 from support.fake_jetstream import FakeJetStream
 
@@ -142,3 +143,31 @@ async def test_a_renewal_that_fails_is_counted_and_confirms_nothing(
     await leases._renew(server.client, lease)  # pyright: ignore[reportPrivateUsage]
     assert (len(late), lease.confirmed, lease.lost) == (1, before, False)
     assert caplog.messages == logged
+
+
+class Reported:
+    """A supervisor's table: what is held, and each word about it."""
+
+    def __init__(self) -> None:
+        self.leases: dict[str, float] = {}
+        self.words: list[str] = []
+
+    def held(self, reply: str, confirmed: float) -> None:
+        self.words.append(f"held {reply}")
+        self.leases[reply] = confirmed
+
+    def released(self, reply: str) -> None:
+        self.words.append(f"released {reply}")
+        del self.leases[reply]
+
+
+async def test_what_is_held_is_reported_from_its_delivery_to_its_end() -> None:
+    report = Reported()
+    leases = LeaseKeeper(ServerAddress(), name="t", ack_wait=30.0, report=report)
+    first = leases.add("$JS.ACK.1", lambda: None)
+    leases.add("$JS.ACK.2", lambda: None)
+    assert report.leases["$JS.ACK.1"] == first.confirmed
+    leases.remove(first)
+    leases.remove(first)
+    assert list(report.leases) == ["$JS.ACK.2"]
+    assert report.words == ["held $JS.ACK.1", "held $JS.ACK.2", "released $JS.ACK.1"]

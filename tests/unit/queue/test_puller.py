@@ -1,12 +1,15 @@
 import asyncio
+import itertools
 import logging
 from dataclasses import dataclass, field
 
 import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
 from dialback.metrics.names import PullErrorKind
-from dialback.queue.puller import PullEvents, PullSettings
+from dialback.queue.delivery import DeliveryInfo
+from dialback.queue.pull_settings import PullEvents, PullSettings
 from support.fake_jetstream import FakeJetStream, Pull, message
 from support.queue_rig import LANES, LIMIT, Taken, pulling
 
@@ -348,3 +351,153 @@ async def test_a_status_of_a_dropped_inbox_is_ignored() -> None:
         server.put("normal", 1)
         await taken.until(1)
     assert seen.failures == [PullErrorKind.RECONNECTED]
+
+
+async def test_every_eighth_pass_asks_the_least_urgent_lane_first() -> None:
+    server, taken = FakeJetStream(), Taken(slots=1)
+    for sequence in range(1, 21):
+        server.put("high", sequence)
+    server.put("low", 100)
+    async with pulling(server.client, taken) as puller:
+        for count in range(1, 17):
+            await taken.until(count)
+            taken.busy -= 1
+            puller.slots_changed()
+    lanes = [info.consumer for _, info in taken.messages[:16]]
+    assert lanes == ["high"] * 7 + ["low"] + ["high"] * 8
+
+
+async def test_a_slot_freed_during_a_pass_is_not_for_the_lanes_below() -> None:
+    server, taken = FakeJetStream(), Taken(slots=1)
+
+    def accept_and_free(pull: Pull) -> None:
+        if pull.lane == "high":
+            taken.slots += 1  # as if a request had ended meanwhile
+
+    server.on_pull = accept_and_free
+    for sequence in range(1, 8):
+        server.put("high", sequence)
+    server.put("low", 100)
+    async with pulling(server.client, taken):
+        await taken.until(7)
+    assert {info.consumer for _, info in taken.messages[:7]} == {"high"}
+
+
+async def test_a_lane_without_room_is_not_asked() -> None:
+    server, taken = FakeJetStream(), Taken(slots=2)
+    taken.only = {"high"}
+    lingering = asyncio.Event()
+
+    def note(pull: Pull) -> None:
+        if not pull.no_wait:
+            lingering.set()
+
+    server.on_pull = note
+    server.put("low", 1)
+    async with pulling(server.client, taken) as puller:
+        await lingering.wait()
+        assert {pull.lane for pull in server.pulls} == {"high"}
+        taken.only = None
+        puller.slots_changed()
+        await taken.until(1)
+    assert taken.tokens == ["r1"]
+
+
+async def test_one_lanes_heartbeats_do_not_hide_that_another_is_silent() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+
+    def keep_high_alive(pull: Pull) -> None:
+        if pull.lane == "high" and not pull.no_wait and not seen.failures:
+            loop = asyncio.get_running_loop()
+            for tick in range(100):
+                loop.call_later(tick * 0.01, server.say, pull, "100")
+
+    server.on_pull = keep_high_alive
+    async with pulling(server.client, taken, settings=QUICK, events=seen.events):
+        await seen.until_failures(1)
+    assert seen.failures[0] == PullErrorKind.MISSED_HEARTBEATS
+
+
+async def test_a_message_that_was_not_accepted_goes_to_the_given_hand_back() -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+    waiting, given = on_linger(server), list[int]()
+
+    async def hand_back(_: Msg, info: DeliveryInfo) -> None:
+        given.append(info.sequence)
+
+    async with pulling(server.client, taken, events=seen.events, hand_back=hand_back):
+        await waiting.wait()
+        server.put("high", 1)
+        server.put("low", 2)
+        await taken.until(1)
+        await seen.until_handed_back(1)
+    assert (given, server.published) == ([2], [])
+
+
+async def test_a_late_answer_to_a_pull_that_was_given_up_is_a_sign_of_life() -> None:
+    server, taken = FakeJetStream(), Taken(slots=1)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken) as puller:
+        await waiting.wait()
+        old = server.pulls[-1]
+        waiting = on_linger(server)
+        puller.reset()
+        await waiting.wait()
+        before = puller.heard
+        server.say(old, "408")
+        await asyncio.sleep(0)
+        assert puller.heard > before
+
+
+async def test_a_server_that_says_nothing_is_given_more_and_more_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 0.004)
+    server, taken, seen = FakeJetStream(status=""), Taken(slots=1), Seen()
+    asked: list[float] = []
+    server.on_pull = lambda _: asked.append(asyncio.get_running_loop().time())
+    async with pulling(server.client, taken, events=seen.events):
+        await seen.until_failures(5)
+    waits = [after - before for before, after in itertools.pairwise(asked)]
+    assert waits[0] >= 0.004
+    assert waits[1] >= 0.008
+    assert waits[3] >= 0.032
+
+
+async def test_a_told_reconnect_cuts_a_back_off_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialback.queue.puller._MAX_BACKOFF", 3600.0)
+
+    def for_ever(low: float, high: float) -> float:
+        del low, high
+        return 1e6
+
+    monkeypatch.setattr("dialback.queue.puller.random.uniform", for_ever)
+    server, taken, seen = FakeJetStream(status="503"), Taken(slots=1), Seen()
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        await seen.until_failures(len(LANES))
+        server.status = None
+        server.put("normal", 1)
+        puller.reset()
+        await taken.until(1)
+
+
+async def test_a_reconnect_waits_for_no_pull_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 3600.0)
+    server, taken = FakeJetStream(status=""), Taken(slots=1)
+    asked = asyncio.Event()
+    server.on_pull = lambda _: asked.set()
+    async with pulling(server.client, taken) as puller:
+        await asked.wait()
+        server.status = None
+        server.put("normal", 1)
+        puller.reset()
+        await taken.until(1)
+
+
+async def test_a_stop_waits_for_no_answer_to_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 3600.0)
+    server, asked, seen = FakeJetStream(status=""), asyncio.Event(), Seen()
+    server.on_pull = lambda _: asked.set()
+    async with pulling(server.client, Taken(slots=1), events=seen.events):
+        await asked.wait()
+    assert (len(server.pulls), seen.failures, seen.pulled) == (1, [], 0)
