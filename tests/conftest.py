@@ -11,8 +11,16 @@ from dialback.queue.client import QueueClient
 from dialback.queue.connection import ServerAddress
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
+from support import figures
 
 _TERMINAL = {"FORCE_COLOR", "NO_COLOR", "COLUMNS"}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if lines := figures.table():
+        terminalreporter.section("what was observed")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(autouse=True)

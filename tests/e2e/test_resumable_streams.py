@@ -13,6 +13,7 @@ from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.topology import Endpoint
 from dialback.requester import Requester
 from dialback.settings import Settings
+from support import figures
 from support.fleet import Fleet, fleet
 from support.queue_rig import nothing_left
 
@@ -26,7 +27,7 @@ WHOLE = list(range(ITEMS))
 
 
 @dataclass(slots=True)
-class Figures:
+class Seen:
     """What the callers of all streams saw."""
 
     received: list[list[int]] = field(default_factory=list[list[int]])
@@ -35,12 +36,16 @@ class Figures:
     longest_gap: float = 0.0
 
     def show(self, what: str, workers: Fleet) -> None:
-        whole = sum(items == WHOLE for items in self.received)
-        print(
-            f"\n{what}: {whole} of {len(self.received)} streams whole; kills {workers.kills},"
-            f" zombies {workers.zombies}, drained {len(workers.drained)};"
-            f" resumed streams {self.resumed}, interruptions {self.interruptions},"
-            f" longest gap {self.longest_gap:.2f} s"
+        figures.record(
+            fault=what,
+            streams=len(self.received),
+            whole=sum(items == WHOLE for items in self.received),
+            kills=workers.kills,
+            zombies=workers.zombies,
+            drained=len(workers.drained),
+            resumed=self.resumed,
+            interruptions=self.interruptions,
+            longest_gap=self.longest_gap,
         )
 
 
@@ -50,29 +55,30 @@ async def requester(own_server: EmbeddedServer) -> AsyncGenerator[Requester]:
         yield requester
 
 
-async def one_stream(requester: Requester, endpoint: Endpoint, figures: Figures) -> None:
+async def one_stream(requester: Requester, endpoint: Endpoint, seen: Seen) -> None:
     """Receive one stream to its end, whatever happens to its workers."""
     items: list[int] = []
     last = 0.0
-    figures.received.append(items)
-    request = {"n": ITEMS, "delay": DELAY}
-    limits = {"timeout": 110.0, "deadline": 115.0}
-    async with requester.generate(str(endpoint), request, **limits) as stream:
+    seen.received.append(items)
+    asked = requester.generate(
+        str(endpoint), {"n": ITEMS, "delay": DELAY}, timeout=110, deadline=115
+    )
+    async with asked as stream:
         async for item in stream:
             now = time.monotonic()
             if last:
-                figures.longest_gap = max(figures.longest_gap, now - last)
+                seen.longest_gap = max(seen.longest_gap, now - last)
             last = now
             items.append(item["i"])
-    figures.interruptions += stream.interruptions
-    figures.resumed += stream.interruptions > 0
+    seen.interruptions += stream.interruptions
+    seen.resumed += stream.interruptions > 0
 
 
 async def all_streams(
     requester: Requester, endpoint: Endpoint, trouble: Callable[[], Awaitable[None]]
-) -> Figures:
+) -> Seen:
     """Receive every stream while ``trouble`` goes on again and again."""
-    figures = Figures()
+    seen = Seen()
 
     async def make_trouble() -> None:
         while True:
@@ -82,17 +88,17 @@ async def all_streams(
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(STREAMS):
-                group.create_task(one_stream(requester, endpoint, figures))
+                group.create_task(one_stream(requester, endpoint, seen))
     finally:
         troubling.cancel()
         with suppress(asyncio.CancelledError):
             await troubling
-    return figures
+    return seen
 
 
-async def every_item_once(server: EmbeddedServer, endpoint: Endpoint, figures: Figures) -> None:
-    assert len(figures.received) == STREAMS
-    assert all(items == WHOLE for items in figures.received)
+async def every_item_once(server: EmbeddedServer, endpoint: Endpoint, seen: Seen) -> None:
+    assert len(seen.received) == STREAMS
+    assert all(items == WHOLE for items in seen.received)
     operator = await QueueClient.open(
         Settings.load(server=server.url).server_address(), name="test", role="operator"
     )
@@ -114,11 +120,11 @@ async def test_streams_survive_a_sigkill_every_second(
             await asyncio.sleep(1)
             await workers.kill_one()
 
-        figures = await all_streams(requester, endpoint, kill)
-        figures.show(f"SIGKILL, {engine}", workers)
+        seen = await all_streams(requester, endpoint, kill)
+        seen.show(f"SIGKILL, {engine}", workers)
         assert workers.kills
-        assert figures.interruptions
-        await every_item_once(own_server, endpoint, figures)
+        assert seen.interruptions
+        await every_item_once(own_server, endpoint, seen)
 
 
 async def test_streams_survive_zombies(
@@ -127,10 +133,10 @@ async def test_streams_survive_zombies(
     async with fleet(
         WORKERS, "examples.resumable:continuing", endpoint, own_server.url, **SETTINGS
     ) as workers:
-        figures = await all_streams(requester, endpoint, lambda: workers.freeze_one(2 * LEASE))
-        figures.show("SIGSTOP for two leases, SIGCONT", workers)
+        seen = await all_streams(requester, endpoint, lambda: workers.freeze_one(2 * LEASE))
+        seen.show("SIGSTOP for two leases, SIGCONT", workers)
         assert workers.zombies
-        await every_item_once(own_server, endpoint, figures)
+        await every_item_once(own_server, endpoint, seen)
 
 
 async def test_streams_survive_a_broker_that_is_killed_and_started_again(
@@ -149,10 +155,10 @@ async def test_streams_survive_a_broker_that_is_killed_and_started_again(
             restarts += 1
             await asyncio.sleep(2)
 
-        figures = await all_streams(requester, endpoint, restart)
-        figures.show(f"broker killed {restarts} times", workers)
+        seen = await all_streams(requester, endpoint, restart)
+        seen.show(f"broker killed {restarts} times", workers)
         assert restarts
-        await every_item_once(own_server, endpoint, figures)
+        await every_item_once(own_server, endpoint, seen)
 
 
 async def test_streams_survive_a_rolling_drain_of_all_workers(
@@ -161,8 +167,8 @@ async def test_streams_survive_a_rolling_drain_of_all_workers(
     async with fleet(
         WORKERS, "examples.resumable:continuing", endpoint, own_server.url, **SETTINGS
     ) as workers:
-        figures = await all_streams(requester, endpoint, workers.drain_one)
-        figures.show("rolling drain", workers)
+        seen = await all_streams(requester, endpoint, workers.drain_one)
+        seen.show("rolling drain", workers)
         assert len(workers.drained) >= WORKERS
         assert set(workers.drained) == {0}
-        await every_item_once(own_server, endpoint, figures)
+        await every_item_once(own_server, endpoint, seen)

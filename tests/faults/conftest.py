@@ -6,19 +6,11 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from support import figures
 from support.eventually import eventually
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "ci: a fault test that is short enough for every CI run")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if lines := figures.table():
-        terminalreporter.section("faults: what was observed")
-        for line in lines:
-            terminalreporter.line(line)
 
 
 def _sockets() -> int:

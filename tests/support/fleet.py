@@ -101,7 +101,7 @@ async def fleet(
     count: int, engine: str, endpoint: Endpoint, server: str, **settings: object
 ) -> AsyncGenerator[Fleet]:
     """Run so many workers; they are killed at the end."""
-    workers = Fleet(engine, endpoint, server, settings, random.Random(time.time_ns()))
+    workers = Fleet(engine, endpoint, server, settings, random.Random(time.time_ns()))  # noqa: S311
     try:
         await asyncio.gather(*(workers.add() for _ in range(count)))
         yield workers
