@@ -56,7 +56,7 @@ class Traffic:
 TRAFFIC: Final = {
     "short": Traffic(share=50, request={"n": 5, "delay": 0.01}),
     "long": Traffic(share=8, request={"n": 100, "delay": 0.02}),
-    "big": Traffic(share=6, request={"n": 3, "size": 400_000}),
+    "big": Traffic(share=6, request={"n": 3, "delay": 0.01, "size": 400_000}),
     "high": Traffic(
         share=6, request={"n": 5, "delay": 0.01}, options={"lane": "high", "codec": "msgpack"}
     ),
@@ -235,10 +235,8 @@ class Soak:
                 _say(f"dead letter  {line}")
         for line in self._table(account):
             _say(line)
-        _say(
-            f"{account.reruns} second runs, {len(account.twice)} of them of requests that"
-            " were served before and met a spent subject"
-        )
+        _say(f"second runs of an engine: {account.reruns}")
+        _say(f"delivered again after a logged end, to a spent stream: {len(account.twice)}")
 
     def _table(self, account: Account) -> list[str]:
         """Return the table of outcomes: one row for each kind of request, and the sums."""

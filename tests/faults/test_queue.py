@@ -72,6 +72,7 @@ async def test_f14_an_id_in_use_is_refused_and_after_a_restart_its_second_run_en
     own_server: EmbeddedServer, endpoint: Endpoint
 ) -> None:
     ledger = Ledger()
+    request = {"n": 3, "delay": 0.1}  # a faster one could be over before it hears of its reset
     client = await QueueClient.open(
         ServerAddress(url=own_server.url), name="duplicates", role="operator"
     )
@@ -79,7 +80,7 @@ async def test_f14_an_id_in_use_is_refused_and_after_a_restart_its_second_run_en
     async with Requester(Settings.load(server=own_server.url)) as requester:
         async with asyncio.TaskGroup() as callers:
             callers.create_task(
-                ledger.ask(requester, str(endpoint), {"n": 3}, request_id="same", expected=3)
+                ledger.ask(requester, str(endpoint), request, request_id="same", expected=3)
             )
             await eventually(lambda: stored(client, endpoint.stream))
             with pytest.raises(DuplicateRequestError):

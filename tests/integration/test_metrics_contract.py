@@ -319,7 +319,7 @@ async def test_probes_have_dynamos_paths_and_shape_and_tell_the_truth(path: str)
         CAPTURED_PROBES[f"{path} after rt.set_health_status(True)"],
     )
     async with lab() as worker:
-        await eventually(lambda: worker.get(path), lambda answer: answer[0] == 200)
+        await _endpoint_becomes(worker, path, "ready")
         status, body = await worker.get(path)
         assert (status, _shape(body)) == (ready["status"], _shape(ready["body"]))
         assert orjson.loads(body)["endpoints"] == orjson.loads(ready["body"])["endpoints"]
