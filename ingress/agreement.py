@@ -58,6 +58,7 @@ async def agree(
         engine.resume,
         max_crashes=settings.max_crashes,
         expired=parsed.expired(now_ns),
+        crashes=delivery.crashes,
     )
     if isinstance(planned, GiveUp):
         return await _decline(delivery, parsed, sender, planned)

@@ -61,7 +61,14 @@ class GiveUp:
 Plan: TypeAlias = Start | GiveUp
 
 
-def plan(answer: ResumeAnswer, ability: Resume | None, *, max_crashes: int, expired: bool) -> Plan:
+def plan(
+    answer: ResumeAnswer,
+    ability: Resume | None,
+    *,
+    max_crashes: int,
+    expired: bool,
+    crashes: int = 0,
+) -> Plan:
     """Decide what to do on a stream that its requester has kept open.
 
     Args:
@@ -69,12 +76,17 @@ def plan(answer: ResumeAnswer, ability: Resume | None, *, max_crashes: int, expi
         ability: What the engine declares.
         max_crashes: Consecutive workers that may be lost without a new item.
         expired: Whether the caller has given up waiting for a first item.
+        crashes: Earlier deliveries whose worker died without saying how they ended. Once there
+            are items they prove nothing: a death that follows progress is no step towards poison.
     """
     delivered = answer.resume
     if answer.fruitless >= max_crashes:
         reason = f"given up: {answer.fruitless} workers in a row were lost without a new item"
         return GiveUp(Outcome.POISON, backend_error(Unknown, reason))
     if delivered == 0:
+        if crashes >= max_crashes:
+            reason = f"given up: {crashes} workers died while they had it"
+            return GiveUp(Outcome.POISON, backend_error(Unknown, reason))
         if expired:
             reason = "the request's deadline passed while it was queued"
             return GiveUp(Outcome.EXPIRED, backend_error(ResponseTimeout, reason))

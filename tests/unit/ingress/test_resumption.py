@@ -59,6 +59,12 @@ def test_workers_lost_in_a_row_without_a_new_item_make_it_poison(
         assert decided.outcome is Outcome.POISON
 
 
+@pytest.mark.parametrize(("delivered", "poison"), [(0, True), (1, False)])
+def test_deaths_before_the_dial_count_until_there_is_progress(delivered: int, poison: bool) -> None:
+    decided = plan(answered(delivered), Resume.REPLAY, max_crashes=3, expired=False, crashes=3)
+    assert isinstance(decided, GiveUp) is poison
+
+
 def test_a_caller_whose_first_item_is_overdue_is_told_so() -> None:
     decided = planned(answered(0), Resume.REPLAY, expired=True)
     assert isinstance(decided, GiveUp)
