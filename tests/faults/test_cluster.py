@@ -83,6 +83,7 @@ async def test_f6_the_stream_s_leader_is_killed_four_times(
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.ci
 async def test_f7_every_node_is_put_to_rest_in_turn(cluster: Cluster, endpoint: Endpoint) -> None:
     engine = Answers(pause=0.03)
     async with served(cluster, endpoint, engine) as load:
@@ -97,6 +98,7 @@ async def test_f7_every_node_is_put_to_rest_in_turn(cluster: Cluster, endpoint: 
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.ci
 async def test_f8_all_nodes_are_killed_at_once(cluster: Cluster, endpoint: Endpoint) -> None:
     engine = Answers(pause=0.03)
     async with served(cluster, endpoint, engine) as load:
@@ -123,6 +125,7 @@ async def test_a_lease_outlives_an_election(cluster: Cluster, endpoint: Endpoint
     assert engine.redelivered == 0
 
 
+@pytest.mark.ci
 async def test_f11_the_consumer_s_leader_steps_down_while_the_workers_wait(
     cluster: Cluster, endpoint: Endpoint
 ) -> None:
