@@ -12,7 +12,12 @@ TOKENS_PER_SECOND = 40.0
 
 
 class FakeLLM:
-    """Answers a prompt with its own words, over and over, at a steady rate."""
+    """Answers a prompt with its own words, over and over, at a steady rate.
+
+    It can go on where another worker was lost.
+    """
+
+    resume = "continue"
 
     async def startup(self) -> None:
         """Load what a model would load."""
@@ -25,7 +30,7 @@ class FakeLLM:
         rate = request.get("rate", TOKENS_PER_SECOND)
         words = itertools.cycle(str(request["prompt"]).split() or ["…"])
         await asyncio.sleep(FIRST_TOKEN)
-        for word in itertools.islice(words, request.get("tokens", 20)):
+        for word in itertools.islice(words, context.resume_from, request.get("tokens", 20)):
             if context.is_stopped():
                 return
             yield {"token": word + " "}

@@ -8,11 +8,11 @@ import time
 from dialback.errors import PublishError, StreamSupersededError
 from dialback.ingress.answer import say
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import ExchangeTools, Progress, Session
 from dialback.ingress.request import ParsedRequest
 from dialback.ingress.response import Resumption
 from dialback.ingress.resumption import GiveUp, Replay, plan
 from dialback.ingress.revoked import handed_back_or_superseded, unless_revoked
+from dialback.ingress.session import ExchangeTools, Progress, Session
 from dialback.metrics.names import ErrorType
 from dialback.outcomes import Delivery, Ending, Finished, Outcome, Revoked, Superseded
 from dialback.transport.sender import ResponseSender

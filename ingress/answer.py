@@ -6,6 +6,7 @@ operator's cancel say about one that nobody has taken. Source: overview section 
 
 import logging
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from dialback.errors import (
@@ -17,7 +18,7 @@ from dialback.errors import (
     ResponseTimeout,
     StreamSupersededError,
 )
-from dialback.ingress.request import CallHome, parse_unary
+from dialback.ingress.request import CallHome, ParsedRequest, Rejection, parse_unary
 from dialback.outcomes import Delivery, Finished, Outcome, Revocation, Revoked
 from dialback.transport.dial import Dialer
 from dialback.transport.dynamo_errors import backend_error
@@ -32,7 +33,19 @@ EXPIRED: Final = "the request's deadline passed while it was queued"
 ANSWER_TIMEOUT: Final = 10.0
 """Seconds a requester may take to say what it has of a resumable stream."""
 OUTRANKING: Final = ResumeOffer(delivery=2**63 - 1, epoch=2**63 - 1)
-"""An operator's, and a janitor's: no worker serves a stream against them."""
+"""An operator's: no worker serves a stream against it."""
+OUTRANKED: Final = ResumeOffer(delivery=0, epoch=0)
+"""A janitor's: it never takes a stream from a worker."""
+
+
+class Heard(Enum):
+    """What came of an answer."""
+
+    TOLD = "told"
+    NOT = "not told"
+    """The stream is spent, or its requester cannot be reached."""
+    SERVED = "served"
+    """A worker serves the stream, or has begun to."""
 
 
 def offer_of(delivery: Delivery) -> ResumeOffer:
@@ -71,25 +84,41 @@ class Answerer:
     async def end(self, delivery: Delivery, outcome: Outcome, error: DynamoError) -> Finished:
         """Tell the caller of a message that nobody runs; return how its request ends."""
         parsed = parse_unary(delivery)
-        home = parsed.call_home
-        told = await self.answer(home, error)
-        return Finished(
-            outcome=outcome,
-            request_id=parsed.request_id,
-            reason=error.message,
-            caller=str(home.address) if home else "",
-            caller_told=told,
-        )
+        heard = await self.tell(parsed.call_home, error, offer=OUTRANKING)
+        return _finished(parsed, outcome, error, heard)
+
+    async def end_unserved(
+        self, delivery: Delivery, outcome: Outcome, error: DynamoError
+    ) -> Finished | None:
+        """Do the same, but say nothing if a worker serves the stream or has; then ``None``.
+
+        A new consumer, or a server that forgot, takes a request that runs for undelivered.
+        """
+        parsed = parse_unary(delivery)
+        heard = await self.tell(parsed.call_home, error, offer=OUTRANKED)
+        return None if heard is Heard.SERVED else _finished(parsed, outcome, error, heard)
 
     async def answer(
         self,
         call_home: CallHome | None,
         error: DynamoError,
         *,
-        offer: ResumeOffer = OUTRANKING,
+        offer: ResumeOffer,
         revocation: Revocation | None = None,
     ) -> bool:
-        """Dial and say no: good prologue, error item, final. Return whether it was said.
+        """Do the same as :meth:`tell`; return whether it was said."""
+        heard = await self.tell(call_home, error, offer=offer, revocation=revocation)
+        return heard is Heard.TOLD
+
+    async def tell(
+        self,
+        call_home: CallHome | None,
+        error: DynamoError,
+        *,
+        offer: ResumeOffer,
+        revocation: Revocation | None = None,
+    ) -> Heard:
+        """Dial and say no: good prologue, error item, final.
 
         Never an error prologue: Dynamo's requesters then avoid the worker for 5 s and
         migrate the request (protocol section 13).
@@ -102,14 +131,14 @@ class Answerer:
                 requester's close.
         """
         if call_home is None:
-            return False
+            return Heard.NOT
         try:
             sender = await self.dialer.dial(
                 call_home.address, call_home.subject, offer=offer if call_home.resumable else None
             )
         except (DialError, CallHomeForbiddenError) as failure:
             logger.debug("the answer cannot be delivered", extra={"reason": str(failure)})
-            return False
+            return Heard.NOT
 
         def end_linger(reason: Revoked) -> None:
             if reason is not Revoked.CANCELLED:  # that one is the answer's own reason
@@ -118,15 +147,44 @@ class Answerer:
         if revocation is not None:
             revocation.on_revoked(end_linger)
         try:
-            if call_home.resumable:
-                await sender.resume_answer(ANSWER_TIMEOUT, call_home.codec)
-            elif self.refusal_wait and await sender.refused(self.refusal_wait):
-                return False
-            return await say(sender, error, call_home.codec)
-        except (PublishError, StreamSupersededError):  # over, or served by a newer worker
-            return False
+            return await self._on(sender, call_home, error, offer)
+        except StreamSupersededError:
+            return Heard.SERVED
+        except PublishError:  # the stream is over
+            return Heard.NOT
         finally:
             sender.abort()
+
+    async def _on(
+        self, sender: ResponseSender, call_home: CallHome, error: DynamoError, offer: ResumeOffer
+    ) -> Heard:
+        if call_home.resumable:
+            answer = await sender.resume_answer(ANSWER_TIMEOUT, call_home.codec)
+            if offer == OUTRANKED and answer.resume:
+                await _leave(sender)
+                return Heard.SERVED
+        elif self.refusal_wait and await sender.refused(self.refusal_wait):
+            return Heard.NOT
+        return Heard.TOLD if await say(sender, error, call_home.codec) else Heard.NOT
+
+
+async def _leave(sender: ResponseSender) -> None:
+    """End a connection as a hand-over does: the requester waits for a worker, as before."""
+    sender.write_prologue()
+    await sender.finish()
+
+
+def _finished(
+    parsed: ParsedRequest | Rejection, outcome: Outcome, error: DynamoError, heard: Heard
+) -> Finished:
+    home = parsed.call_home
+    return Finished(
+        outcome=outcome,
+        request_id=parsed.request_id,
+        reason=error.message,
+        caller=str(home.address) if home else "",
+        caller_told=heard is Heard.TOLD,
+    )
 
 
 async def say(sender: ResponseSender, error: DynamoError, codec: PayloadCodec) -> bool:

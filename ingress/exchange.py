@@ -7,37 +7,35 @@ protocol sections 7.5 and 12.3.
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from dialback.errors import Cancelled, ProtocolError, PublishError, SerializationError
-from dialback.ingress.answer import ANSWER_TIMEOUT, cancellation_text
+from dialback.ingress.answer import cancellation_text
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
 from dialback.ingress.response import (
     ResponseHooks,
     ResponseRun,
-    Resumption,
     StreamEnd,
     run_response,
 )
-from dialback.ingress.resumption import Replay, ReplayError, Start
+from dialback.ingress.resumption import Replay, ReplayError
+from dialback.ingress.revoked import unless_cut
+from dialback.ingress.session import ExchangeTools, Progress, Session
 from dialback.metrics.names import ErrorType, PublishCause, PublishStage
-from dialback.metrics.service import ServiceMetrics
-from dialback.metrics.work_handler import WorkHandlerMetrics
 from dialback.outcomes import (
     Delivery,
     Ending,
     Finished,
     HandedBack,
     Outcome,
-    Revocation,
     Revoked,
     Superseded,
 )
@@ -49,16 +47,15 @@ from dialback.transport.dynamo_errors import (
 )
 from dialback.transport.items import encode_error_item, encode_final
 from dialback.transport.messages import DynamoError
-from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
 
 logger = logging.getLogger(__name__)
 
-REFUSAL_WAIT: Final = 0.1
-"""Seconds a redelivery waits for the reset of a spent subject (overview rule 5)."""
 LAST_LINGER: Final = 1.0
 """Seconds that the requester of a resumable stream has to close it when the worker shuts down:
 without its close another worker must ask what it has."""
+LONGEST_LINGER: Final = 3600.0
+"""Seconds that it has otherwise, unless its deadline comes before."""
 _NS: Final = 1_000_000_000
 
 _UNWRITABLE: Final = frozenset({StreamEnd.KILLED, StreamEnd.LOST})
@@ -78,78 +75,6 @@ _ERROR_TYPE_OF: Final = {
 _TOLD: Final = frozenset(_OUTCOME_OF.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngressSettings:
-    """How the ingress behaves.
-
-    Attributes:
-        stop_grace: Seconds an engine has to end after a stop or at shutdown.
-        refusal_wait: Seconds a redelivery waits for a refused handshake.
-        max_crashes: Workers that may die with a request; then it is poison.
-        answer_timeout: Seconds a requester may take to say what it has of a resumable stream.
-    """
-
-    stop_grace: float = 1.0
-    refusal_wait: float = REFUSAL_WAIT
-    max_crashes: int = 3
-    answer_timeout: float = ANSWER_TIMEOUT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExchangeTools:
-    """What every exchange of an ingress shares.
-
-    Attributes:
-        metrics: Dynamo's series.
-        service: Our own series.
-        settings: Grace periods.
-        on_healthy: The health notifier.
-    """
-
-    metrics: WorkHandlerMetrics
-    service: ServiceMetrics
-    settings: IngressSettings
-    on_healthy: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """What the two ends of a resumable stream agreed on.
-
-    Attributes:
-        start: Where the engine begins.
-        resumption: How the stream may end for another worker to go on with it.
-        agreed: Monotonic time of the requester's answer.
-    """
-
-    start: Start
-    resumption: Resumption
-    agreed: float
-
-    def gap(self) -> float:
-        """Return the seconds for which the requester has had no item."""
-        return self.start.waited + time.monotonic() - self.agreed
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a request has got, for its ending.
-
-    Attributes:
-        started: Monotonic time of its entry.
-        request_id: Its id, once it is read.
-        handshaken: Whether the handshake is written: from then on an end is final.
-        items: Items written.
-        first_response: Seconds from entry to prologue.
-    """
-
-    started: float
-    request_id: str = ""
-    handshaken: bool = False
-    items: int = 0
-    first_response: float | None = None
-
-
 class Exchange:
     """One request and its response stream, handshake written."""
 
@@ -161,7 +86,7 @@ class Exchange:
         progress: Progress,
         *,
         tools: ExchangeTools,
-        session: "Session | None" = None,
+        session: Session | None = None,
     ) -> None:
         self._session = session
         self._delivery = delivery
@@ -178,7 +103,7 @@ class Exchange:
             Exception: A fault of our own; the caller has been told, if that was possible.
         """
         settings = self._tools.settings
-        redelivered = self._session is None and self._delivery.number > 1
+        redelivered = self._session is None and self._delivery.redelivered
         if redelivered and await self._sender.refused(settings.refusal_wait):
             return self._finished(Outcome.CLIENT_GONE, reason="the stream subject is spent")
         try:
@@ -255,9 +180,12 @@ class Exchange:
         """Write what ends the stream, and wait until it is out."""
         try:
             self._write_end(run)
-            linger = LAST_LINGER if self._session is not None else 0.0
-            cut = await _unless_cut(
-                self._sender.finish(), self._sender, self._delivery.revocation, linger=linger
+            if run.end is StreamEnd.HANDED_OVER:
+                return await self._hand_over()
+            if self._session is not None and self._session.resumption.able:
+                self._delivery.revocation.on_handover_offered(self._end_linger)
+            cut = await unless_cut(
+                self._finish(), self._sender, self._delivery.revocation, self._end_linger
             )
         except PublishError as error:
             run.end, run.error = StreamEnd.LOST, self._sender.lost or error
@@ -267,12 +195,48 @@ class Exchange:
         if cut is not None:
             run.end = cut
             return self._unwritable(run, PublishStage.FINAL)
-        if run.end is StreamEnd.HANDED_OVER:
-            return self._handed_back(run.end.value)
-        if self._session is not None and not self._sender.peer_closed:
-            # All was written, but perhaps not received: the next dial tells.
-            return self._handed_back("the requester did not close the stream", delay=_soon())
+        if self._unproven(run):
+            return self._handed_back("the requester did not close the stream", run)
         return self._closed(run)
+
+    def _finish(self) -> Awaitable[None]:
+        """Write the sentinel and wait for the requester's FIN.
+
+        The requester of a resumable stream is waited for as long as the caller wants the stream:
+        it may read slowly, and only its FIN proves that it has everything.
+        """
+        if self._session is None:
+            return self._sender.finish()
+        deadline_ns = self._parsed.deadline_ns
+        left = (deadline_ns - time.time_ns()) / _NS if deadline_ns else math.inf
+        return self._sender.finish(linger=max(LAST_LINGER, min(left, LONGEST_LINGER)))
+
+    def _end_linger(self) -> None:
+        """All is written, and the process is about to end."""
+        seconds = 0.0 if self._session is None else LAST_LINGER
+        asyncio.get_running_loop().call_later(seconds, self._sender.end_linger)
+
+    def _unproven(self, run: ResponseRun) -> bool:
+        """Whether the next dial must tell if the requester has everything.
+
+        An engine that cannot resume could only break a stream whose last bytes are under way.
+        """
+        if self._session is None or self._sender.peer_closed:
+            return False
+        shutdown = self._delivery.revocation.reason is Revoked.SHUTDOWN
+        return not shutdown or self._session.resumption.able or not self._delivered(run)
+
+    def _delivered(self, run: ResponseRun) -> int:
+        """Return how many items the requester has, or will have."""
+        before = self._session.start.delivered if self._session is not None else 0
+        return before + run.items
+
+    async def _hand_over(self) -> HandedBack:
+        """Let another worker go on: no final, and no waiting for a caller that reads slowly."""
+        with suppress(PublishError, TimeoutError):
+            async with asyncio.timeout(LAST_LINGER):
+                await self._sender.finish(linger=None)
+        return HandedBack(request_id=self._parsed.request_id, reason=StreamEnd.HANDED_OVER.value)
 
     def _write_end(self, run: ResponseRun) -> None:
         if run.end is StreamEnd.REFUSED and run.error is not None:
@@ -357,7 +321,7 @@ class Exchange:
         self._metrics.count_error(_ERROR_TYPE_OF[stage])
         self._tools.service.count_publish_failure(stage, cause)
         if self._session is not None:
-            return self._handed_back(f"connection lost: {run.error}", delay=_soon())
+            return self._handed_back(f"connection lost: {run.error}", run)
         if gone:
             self._metrics.count_cancellation()
         else:
@@ -378,8 +342,14 @@ class Exchange:
             self._write_final()
             await self._sender.finish()
 
-    def _handed_back(self, reason: str, *, delay: float = 0.0) -> HandedBack:
-        return HandedBack(request_id=self._parsed.request_id, reason=reason, delay=delay)
+    def _handed_back(self, reason: str, run: ResponseRun) -> HandedBack:
+        """Let the next dial find out whether somebody still wants the stream."""
+        return HandedBack(
+            request_id=self._parsed.request_id,
+            reason=reason,
+            delay=random.uniform(0.1, 0.5),  # noqa: S311 -- not a secret
+            fruitless=run.items == 0,
+        )
 
     def _count_replayed(self) -> None:
         if self._session is not None:
@@ -409,54 +379,3 @@ def _item_of(error: BaseException) -> DynamoError:
     if isinstance(error, ReplayError):
         return interrupted_error(error.why)
     return error_item_of(error)
-
-
-def _soon() -> float:
-    """Return the seconds until a stream whose connection was lost is delivered again."""
-    return random.uniform(0.1, 0.5)  # noqa: S311 -- not a secret
-
-
-async def _unless_cut(
-    work: Awaitable[None], sender: ResponseSender, revocation: Revocation, *, linger: float
-) -> StreamEnd | None:
-    """Await the writing of a stream's end; a kill or a lost lease cuts it short.
-
-    Args:
-        work: Writes the end and waits for the requester's FIN.
-        sender: The response stream.
-        revocation: A shutdown ends the wait for the FIN.
-        linger: Seconds that are left for it then.
-
-    Raises:
-        PublishError: What ``work`` raises.
-    """
-    task = asyncio.ensure_future(work)
-    cuts: list[StreamEnd] = []
-
-    def cut(end: StreamEnd) -> None:
-        cuts.append(end)
-        task.cancel()
-
-    def on_event(event: WorkerEvent) -> None:
-        if event is WorkerEvent.SUPERSEDED:
-            cut(StreamEnd.SUPERSEDED)
-        if event in (WorkerEvent.KILL, WorkerEvent.VIOLATION):
-            cut(StreamEnd.KILLED)
-
-    def on_revoked(reason: Revoked) -> None:
-        if reason is Revoked.LEASE_LOST:
-            cut(StreamEnd.LEASE_LOST)
-        else:
-            # All is written; the process is about to end.
-            asyncio.get_running_loop().call_later(linger, sender.end_linger)
-
-    sender.on_event(on_event)
-    revocation.on_revoked(on_revoked)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not cuts or not task.cancelled():
-            task.cancel()
-            raise
-        return cuts[0]
-    return None

@@ -21,13 +21,7 @@ from dialback.errors import (
 from dialback.ingress.agreement import agree
 from dialback.ingress.answer import Answerer, cancellation, expiry, offer_of
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import (
-    Exchange,
-    ExchangeTools,
-    IngressSettings,
-    Progress,
-    Session,
-)
+from dialback.ingress.exchange import Exchange
 from dialback.ingress.request import (
     CallHome,
     Parse,
@@ -38,6 +32,7 @@ from dialback.ingress.request import (
     request_id_for,
 )
 from dialback.ingress.revoked import handed_back_or_superseded, unless_revoked
+from dialback.ingress.session import ExchangeTools, IngressSettings, Progress, Session
 from dialback.metrics.names import ErrorType
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.work_handler import WorkHandlerMetrics
@@ -82,7 +77,6 @@ class Ingress:
         """
         self._engine = engine
         self._dialer = dialer
-        self._answerer = Answerer(dialer)
         self._metrics = metrics
         self._parse = parse
         self._now_ns = now_ns
@@ -178,7 +172,9 @@ class Ingress:
     async def _tell(
         self, delivery: Delivery, call_home: CallHome | None, error: DynamoError
     ) -> bool:
-        return await self._answerer.answer(
+        # Whoever had it before may have spent its subject.
+        wait = self._tools.settings.refusal_wait if delivery.redelivered else 0.0
+        return await Answerer(self._dialer, wait).answer(
             call_home, error, offer=offer_of(delivery), revocation=delivery.revocation
         )
 
@@ -190,11 +186,11 @@ class Ingress:
         On a resumable stream the requester decides what it still waits for, and how many workers
         were lost: see :func:`~dialback.ingress.resumption.plan`.
         """
-        resumed = parsed.call_home.resumable and delivery.number > 1
+        resumable = parsed.call_home.resumable
         now_ns = self._now_ns()
-        if parsed.past_deadline(now_ns) if resumed else parsed.expired(now_ns):
+        if parsed.past_deadline(now_ns) if resumable else parsed.expired(now_ns):
             return Outcome.EXPIRED, expiry()
-        if not resumed and delivery.crashes >= self._tools.settings.max_crashes:
+        if not resumable and delivery.crashes >= self._tools.settings.max_crashes:
             workers = "worker" if delivery.crashes == 1 else "workers"
             reason = (
                 f"given up: {delivery.crashes} {workers} died while they had it"
@@ -220,7 +216,7 @@ class Ingress:
     async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
         home = parsed.call_home
         offer = offer_of(delivery) if home.resumable else None
-        left = self._left(parsed, delivery)
+        left = self._left(parsed)
         try:
             sender = await unless_revoked(
                 self._dialer.dial(home.address, home.subject, total_timeout=left, offer=offer),
@@ -235,8 +231,8 @@ class Ingress:
             return sender
         return handed_back_or_superseded(delivery, parsed.request_id)
 
-    def _left(self, parsed: ParsedRequest, delivery: Delivery) -> float | None:
-        start_by = parsed.start_by_ns if delivery.number == 1 else None
+    def _left(self, parsed: ParsedRequest) -> float | None:
+        start_by = None if parsed.call_home.resumable else parsed.start_by_ns
         limits = [ns for ns in (start_by, parsed.deadline_ns) if ns is not None]
         return max(0.1, (min(limits) - self._now_ns()) / _NS) if limits else None
 

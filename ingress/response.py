@@ -182,7 +182,7 @@ class _Watch:
         if reason is Revoked.LEASE_LOST:
             self._context.kill()
             self._end(StreamEnd.LEASE_LOST)
-        elif self.can_hand_over() and self.asked is None:
+        elif reason is Revoked.SHUTDOWN and self.asked is None and self.can_hand_over():
             self.hand_over()
         else:
             cancelled = reason is Revoked.CANCELLED

@@ -1,10 +1,13 @@
-"""Deliveries that are taken away before their engine runs."""
+"""Deliveries that are taken away: before their engine runs, and while its stream is ended."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from dialback.ingress.response import StreamEnd
 from dialback.outcomes import Delivery, HandedBack, Revocation, Revoked, Superseded
+from dialback.transport.response_stream import WorkerEvent
+from dialback.transport.sender import ResponseSender
 
 _T = TypeVar("_T")
 
@@ -43,3 +46,51 @@ async def unless_revoked(
             task.cancel()
             raise
         return None
+
+
+async def unless_cut(
+    work: Awaitable[None],
+    sender: ResponseSender,
+    revocation: Revocation,
+    end_linger: Callable[[], None],
+) -> StreamEnd | None:
+    """Await the writing of a stream's end; a kill or a lost lease cuts it short.
+
+    Args:
+        work: Writes the end and waits for the requester's FIN.
+        sender: The response stream.
+        revocation: The delivery's.
+        end_linger: Ends the wait for the FIN, soon; called at a shutdown.
+
+    Raises:
+        PublishError: What ``work`` raises.
+    """
+    task = asyncio.ensure_future(work)
+    cuts: list[StreamEnd] = []
+
+    def cut(end: StreamEnd) -> None:
+        cuts.append(end)
+        task.cancel()
+
+    def on_event(event: WorkerEvent) -> None:
+        if event is WorkerEvent.SUPERSEDED:
+            cut(StreamEnd.SUPERSEDED)
+        if event in (WorkerEvent.KILL, WorkerEvent.VIOLATION):
+            cut(StreamEnd.KILLED)
+
+    def on_revoked(reason: Revoked) -> None:
+        if reason is Revoked.LEASE_LOST:
+            cut(StreamEnd.LEASE_LOST)
+        else:
+            end_linger()
+
+    sender.on_event(on_event)
+    revocation.on_revoked(on_revoked)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not cuts or not task.cancelled():
+            task.cancel()
+            raise
+        return cuts[0]
+    return None

@@ -19,6 +19,7 @@ import tenacity
 from nats.aio.client import Client
 
 from dialback.errors import ConfigError, PermissionDeniedError, ServerUnavailableError
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,7 @@ async def _finish(closing: Coroutine[Any, Any, None], within: float) -> None:
     """
     task = asyncio.create_task(closing, name="close-nats")
     await asyncio.wait((task,), timeout=within)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancel_and_wait(task, within=within)
 
 
 async def _probe(server: ServerAddress, options: dict[str, Any], within: float) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from dialback.metrics.names import PullErrorKind
 from dialback.metrics.service import ServiceMetrics
 from dialback.outcomes import Delivery, DeliveryEnd, Handle, Revoked
 from dialback.queue.dead_letter import DeadLetters
@@ -26,11 +27,14 @@ from dialback.queue.notes import Notes
 from dialback.queue.policy import RetryPolicy
 from dialback.queue.pull_settings import PullEvents, PullSettings
 from dialback.queue.puller import Puller
-from dialback.queue.settling import Settling, Work, key_of
+from dialback.queue.settling import Settling
+from dialback.queue.work import InHand, Phase, Work, key_of
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
+_SKEW_NS: Final = 1_000_000_000  # between a worker's clock and the server's
 _LAST_NOTES: Final = 2.0  # seconds of a drain for notes that are still being written
 
 
@@ -85,6 +89,8 @@ class Consumer:
             policy=policy or RetryPolicy(),
         )
         self._tasks: dict[asyncio.Task[None], Work] = {}
+        self._in_hand = InHand()
+        self._reconnected_ns = -_SKEW_NS
         self._idle = asyncio.Event()
         self._idle.set()
         self.puller = Puller(
@@ -97,7 +103,7 @@ class Consumer:
             settings=pull,
             events=PullEvents(
                 pulled=metrics.pulled,
-                failed=metrics.count_pull_error,
+                failed=self._pull_failed,
                 handed_back=lambda: metrics.count_delivery_end(DeliveryEnd.HANDED_BACK),
             ),
             restore=restore,
@@ -124,8 +130,36 @@ class Consumer:
             )
             self.puller.start_over()  # what else those pulls bring is as old
             return True  # no NAK: that would take it from that worker
+        if self._adopted(message, info, asked):
+            return True
         if self._slots.room(info.consumer) <= 0:
             return False
+        work, before = self._begin(message, info, asked)
+        task = work.task = asyncio.create_task(
+            self._work(work, before), name=f"delivery-{info.sequence}"
+        )
+        self._tasks[task] = work
+        self._slots.take(info.consumer)
+        self._idle.clear()
+        self._metrics.set_slots_busy(len(self._tasks))
+        task.add_done_callback(self._done)
+        return True
+
+    def _adopted(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
+        """Let the work on a message go on with its repetition, if there is one that can."""
+        work = self._in_hand.of(info)
+        if work is None or not work.adopts:
+            return False
+        self._leases.remove(work.lease)
+        work.adopt(message, info, self._leases.add(message.reply, work.lease_lost, asked=asked))
+        logger.info(
+            "delivered again while it is being worked on",
+            extra={"lane": info.consumer, "seq": info.sequence, "delivery": info.number},
+        )
+        return True
+
+    def _begin(self, message: Msg, info: DeliveryInfo, asked: float) -> tuple[Work, Work | None]:
+        """Take a message in hand; return its work, and the one that must have ended before."""
         delivery = Delivery(
             payload=message.data,
             headers=dict(message.headers or {}),
@@ -134,19 +168,31 @@ class Consumer:
             stream=info.stream,
             sequence=info.sequence,
             number=info.number,
+            redelivered=info.number > 1 or info.published_ns <= self._reconnected_ns + _SKEW_NS,
             published_ns=info.published_ns,
         )
-        lease = self._leases.add(
-            message.reply, lambda: delivery.revocation.set(Revoked.LEASE_LOST), asked=asked
-        )
+        before = self._in_hand.of(info)
+        if before is not None:
+            before.give_up()
+            self._leases.remove(before.lease)
+
+        def lost() -> None:
+            work.lease_lost()
+
+        lease = self._leases.add(message.reply, lost, asked=asked)
         work = Work(message, info, delivery, lease)
-        task = asyncio.create_task(self._work(work), name=f"delivery-{info.sequence}")
-        self._tasks[task] = work
-        self._slots.take(delivery.lane)
-        self._idle.clear()
-        self._metrics.set_slots_busy(len(self._tasks))
-        task.add_done_callback(self._done)
-        return True
+        self._in_hand.add(work)
+        return work, before
+
+    def _end(self, work: Work) -> None:
+        work.phase = Phase.OVER
+        self._leases.remove(work.lease)
+        self._in_hand.remove(work)
+
+    def _pull_failed(self, kind: PullErrorKind) -> None:
+        if kind is PullErrorKind.RECONNECTED:
+            self._reconnected_ns = time.time_ns()
+        self._metrics.count_pull_error(kind)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._slots.release(self._tasks.pop(task).delivery.lane)
@@ -157,11 +203,13 @@ class Consumer:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a delivery's task failed", exc_info=error)
 
-    async def _work(self, work: Work) -> None:
+    async def _work(self, work: Work, before: Work | None) -> None:
         if work.delivery.number == 1:
             waited = time.time_ns() - work.delivery.published_ns
             self._metrics.observe_queue_wait(max(0.0, waited / _NS))
         try:
+            if before is not None:
+                await before.ended()
             await self._look_up(work)
             finished = work.noted.note.finished
             if finished is not None:
@@ -171,13 +219,14 @@ class Consumer:
             # The outcome is known: a cancellation must not stop us from saying so.
             await asyncio.shield(self._settling.settle(work, ending))
         finally:
-            self._leases.remove(work.lease)
+            self._end(work)
 
     async def _look_up(self, work: Work) -> None:
         """Learn what the message alone does not say: its consumer's epoch, earlier deliveries."""
         number = work.delivery.number
         epoch = await self._epochs.of(work.info.consumer, work.info.consumer_sequence)
-        stored = await self._notes.read(key_of(work.info)) if number > 1 else None
+        seen = work.delivery.redelivered
+        stored = await self._notes.read(key_of(work.info)) if seen else None
         if stored is None:  # the first delivery, or nothing is known: no crash is counted
             work.delivery = replace(work.delivery, epoch=epoch)
             return
@@ -192,14 +241,21 @@ class Consumer:
     async def _hand_back(self, message: Msg, info: DeliveryInfo) -> None:
         """Give a message back that no slot was free for; it stays ours until then.
 
+        While a drain lets its request finish here it is no other worker's, and is kept.
+
         Raises:
             QueueError: If the server did not confirm it.
         """
-        lease = self._leases.add(message.reply, lambda: None)
+        if self._adopted(message, info, 0.0):
+            return
+        work, before = self._begin(message, info, 0.0)
+        work.phase, work.task = Phase.RETURNING, asyncio.current_task()
         try:
-            await self._settling.hand_back(message, info, lambda: lease.expired(time.monotonic()))
+            if before is not None:
+                await before.ended()
+            await self._settling.hand_back(work)
         finally:
-            self._leases.remove(lease)
+            self._end(work)
 
     # --- the end ----------------------------------------------------------------------
 
@@ -226,9 +282,7 @@ class Consumer:
             self.revoke_all()
             await self._idle_within(end - loop.time(), None)
         abandoned = len(self._tasks)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         await self._settling.close(min(_LAST_NOTES, end - loop.time()))
         return Drained(interrupted=self._settling.interrupted, abandoned=abandoned)
 

@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import nats.errors
 import orjson
 import tenacity
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from dialback.errors import NotFoundError, QueueError, ServerUnavailableError
 from dialback.queue.api import JetStreamApi
 
 _NS: Final = 1_000_000_000
-_FIRST_TIMEOUT: Final = 1.0  # seconds; then it is asked whether an answer can come at all
+_FIRST_TIMEOUT: Final = 1.0  # seconds, until it is known that an answer can come at all
+_LOOK_EVERY: Final = 0.1  # seconds, for the connection
 _V1_TOKENS: Final = 9
 _V2_TOKENS: Final = 11  # and a random one at the end, which may be left out
 
@@ -96,6 +96,19 @@ class NotTakenError(ServerUnavailableError):
     """An answer did not reach the server: it was not sent, or nobody took it."""
 
 
+class DeliveredError(ServerUnavailableError):
+    """The server knows that it delivered the message, and still did not confirm an answer."""
+
+
+class Answerable(Protocol):
+    """What can be answered: a message, or the work on one that may be delivered again."""
+
+    @property
+    def reply(self) -> str:
+        """Its ack subject, as of now."""
+        ...
+
+
 class Settler:
     """Answers deliveries, and makes sure that the answer was heard."""
 
@@ -121,16 +134,18 @@ class Settler:
         self._give_up_after = give_up_after
         self._prove_after = prove_after
         self._api = JetStreamApi(client, timeout=timeout)
+        self._impatient_api = JetStreamApi(client, timeout=min(_FIRST_TIMEOUT, timeout))
 
     async def confirm(
-        self, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
+        self, target: Answerable, body: bytes, *, lost: Callable[[], bool] = lambda: False
     ) -> None:
         """Answer and wait until the server has applied it; ask again until it says so.
 
         The server takes an answer from whoever has had the message, so none is sent, for the
         first time or again, once the lease is ``lost``: it would end another worker's delivery.
         For the same reason a NAK that may have been applied is not repeated: then the message
-        may be another worker's already. ACK and TERM end it, whoever has it.
+        may be another worker's already. ACK and TERM end it, whoever has it. Each repetition goes
+        to where the message's last delivery is to be answered.
 
         Raises:
             LeaseExpiredError: If the lease was lost before it confirmed.
@@ -147,14 +162,25 @@ class Settler:
             reraise=True,
         )
         started = time.monotonic()
+        timeout = self._timeout if once else min(_FIRST_TIMEOUT, self._timeout)
         async for attempt in retrying:
             with attempt:
+                await self._connected(lost, started + self._give_up_after)
                 if lost():
                     raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
                 prove = time.monotonic() - started >= self._prove_after
-                first = attempt.retry_state.attempt_number == 1 and not once
-                timeout = min(_FIRST_TIMEOUT, self._timeout) if first else self._timeout
-                await self._ask(message.reply, body, timeout, prove=prove)
+                try:
+                    await self._ask(target.reply, body, timeout, prove=prove)
+                except DeliveredError:  # the answer will come, if it is given more time
+                    timeout = self._timeout
+                    raise
+
+    async def _connected(self, lost: Callable[[], bool], end: float) -> None:
+        """Wait for the connection, which is no attempt; at most until ``end``, monotonic."""
+        while not self._client.is_connected:
+            if self._client.is_closed or lost() or time.monotonic() > end:
+                return  # what comes next says so
+            await asyncio.sleep(_LOOK_EVERY)
 
     async def _ask(self, reply: str, body: bytes, timeout: float, *, prove: bool) -> None:  # noqa: ASYNC109 -- nats-py's
         if not self._client.is_connected:
@@ -172,24 +198,28 @@ class Settler:
             raise ServerUnavailableError(f"{body.decode()} not confirmed: {error}") from error
 
     async def _settled_if_forgotten(self, reply: str, body: bytes) -> bool:
-        """Settle a message of which the server does not know that it was delivered.
+        """Settle a message of which the server does not know that it was delivered; if it can be.
 
         A crash takes a consumer's last milliseconds with it, a recreated consumer begins anew;
         both go on confirming renewals, but never answer ACK or TERM before they deliver the
         message again. So it is deleted instead; what was to be handed back is back already.
+
+        Raises:
+            DeliveredError: If the server does know it.
         """
         info = parse_ack_subject(reply)
-        if info is None:
+        if info is None or not self._client.is_connected:
             return False
         try:
-            state = await self._api.consumer_info(info.stream, info.consumer)
-            if int(state["delivered"]["stream_seq"]) >= info.sequence:
-                return False
-            if not body.startswith(NAK):
+            state = await self._impatient_api.consumer_info(info.stream, info.consumer)
+            delivered = int(state["delivered"]["stream_seq"]) >= info.sequence
+            if not delivered and not body.startswith(NAK):
                 with suppress(NotFoundError):
-                    await self._api.delete_message(info.stream, info.sequence)
+                    await self._impatient_api.delete_message(info.stream, info.sequence)
         except ServerUnavailableError:
             return False
+        if delivered:
+            raise DeliveredError(f"{body.decode()} not confirmed in time")
         return True
 
     async def _prove_consumer(self, reply: str) -> None:

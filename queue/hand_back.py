@@ -11,7 +11,9 @@ from typing import Final, TypeAlias
 
 from nats.aio.msg import Msg
 
+from dialback.errors import QueueError
 from dialback.queue.delivery import DeliveryInfo
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +48,7 @@ class HandBacks:
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=_WAIT_AT_END)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await cancel_and_wait(*late)
         if late:
             logger.warning(
                 "messages could not be handed back; they come again when their lease ends",
@@ -56,12 +56,18 @@ class HandBacks:
             )
 
     async def _run(self, message: Msg, info: DeliveryInfo) -> None:
+        facts = {"lane": info.consumer, "seq": info.sequence, "delivery": info.number}
         try:
             await self._hand_back(message, info)
+        except QueueError as error:
+            logger.warning(
+                "a message was not handed back; it comes again when its lease ends",
+                extra=facts | {"reason": str(error)},
+            )
         except Exception:
             logger.exception(
                 "a message could not be handed back; it comes again when its lease ends",
-                extra={"lane": info.consumer, "seq": info.sequence, "delivery": info.number},
+                extra=facts,
             )
         else:
             self._done()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from dialback.errors import DialbackError
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class LaneRepair:
     async def close(self) -> None:
         """Stop restoring."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
 
     def _who(self) -> str:
         return "the start of a worker" if self._restore is None else "this worker, in seconds"

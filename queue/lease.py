@@ -193,8 +193,9 @@ class LeaseKeeper:
     def _drop(self, lease: Lease) -> bool:
         """Forget a lease; return whether it was still kept."""
         with self._lock:
-            if self._leases.pop(lease.reply, None) is None:
-                return False
+            if self._leases.get(lease.reply) is not lease:
+                return False  # a restarted server may use the same reply again
+            del self._leases[lease.reply]
             if self._report is not None:
                 self._report.released(lease.reply)
             return True
@@ -266,7 +267,7 @@ class LeaseKeeper:
     def _confirm(self, lease: Lease, at: float) -> None:
         with self._lock:
             lease.confirmed = max(lease.confirmed, at)
-            if self._report is not None and lease.reply in self._leases:
+            if self._report is not None and self._leases.get(lease.reply) is lease:
                 self._report.held(lease.reply, lease.confirmed)
 
     def _lose(self, lease: Lease, why: str) -> None:

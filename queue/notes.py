@@ -18,6 +18,7 @@ from dialback.queue.api import JetStreamApi, WrongLastSequenceError
 from dialback.queue.lane_repair import Restore
 from dialback.queue.note import NOTES_BUCKET, NOTES_STREAM, Note, Stored, note_subject
 from dialback.queue.publisher import EXPECTED_SUBJECT_SEQUENCE_HEADER, Publisher
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,4 @@ class LateNotes:
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=max(0.0, within))
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await cancel_and_wait(*late)

@@ -62,6 +62,7 @@ class RetryPolicy:
 _NS: Final = 1_000_000_000
 _MAX_DIGITS: Final = 19  # of Unix nanoseconds
 _MAX_DOUBLINGS: Final = 64  # any delay is at its cap by then, and a float still holds it
+_MAX_HAND_BACK_DELAY: Final = 30.0  # seconds
 _LEAST_LEFT: Final = 1.0  # seconds; with less no further attempt is worth its while
 _DEAD_LETTERED: Final = frozenset(
     {
@@ -81,6 +82,7 @@ def disposition_for(
     left: float | None,
     policy: RetryPolicy,
     jitter: Callable[[], float],
+    hand_backs: int = 0,
 ) -> Disposition:
     """Return what becomes of the message.
 
@@ -90,10 +92,15 @@ def disposition_for(
         left: Seconds until the caller gives up, if that is known; see :func:`seconds_left`.
         policy: When to give up.
         jitter: Returns a factor round 1 for delays.
+        hand_backs: Earlier deliveries that were handed back.
     """
     match ending:
         case Superseded():
             return Leave()
+        case HandedBack(delay=delay, fruitless=True):
+            # A requester that takes each call and drops it would keep a worker busy for ever.
+            doubled = delay * 2.0 ** min(hand_backs, _MAX_DOUBLINGS)
+            return Nak(min(doubled, _MAX_HAND_BACK_DELAY), retry=False)
         case HandedBack(delay=delay):
             return Nak(delay, retry=False)
         case Finished(outcome=Outcome.REQUESTER_UNREACHABLE) if (

@@ -10,15 +10,12 @@ Source: overview sections 3 and 8.
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
 from typing import Final
-
-from nats.aio.msg import Msg
 
 from dialback.errors import QueueError
 from dialback.metrics.service import ServiceMetrics
-from dialback.outcomes import Delivery, DeliveryEnd, Ending, Finished, Outcome
+from dialback.outcomes import DeliveryEnd, Ending, Finished, Outcome, Revoked
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
 from dialback.queue.delivery import (
     ACK,
@@ -29,8 +26,7 @@ from dialback.queue.delivery import (
     Settler,
     nak_body,
 )
-from dialback.queue.lease import Lease
-from dialback.queue.note import Note, Stored, note_key
+from dialback.queue.note import Note
 from dialback.queue.notes import LateNotes, Notes
 from dialback.queue.policy import (
     Ack,
@@ -43,6 +39,7 @@ from dialback.queue.policy import (
     retry_delay,
     seconds_left,
 )
+from dialback.queue.work import Phase, Work, key_of
 from dialback.transport.request_headers import REQUEST_ID_HEADER
 
 logger = logging.getLogger(__name__)
@@ -51,43 +48,11 @@ _JITTER: Final = 0.2
 _FOUND: Final = "found finished: an earlier delivery ended it, but its settling was not confirmed"
 
 
-@dataclass(slots=True)
-class Work:
-    """One delivery that is being worked on.
-
-    Attributes:
-        message: The message, to be answered.
-        info: What its reply subject says.
-        delivery: The delivery, as the ingress sees it.
-        lease: Its lease.
-        noted: The message's note as it was read.
-        removable: Whether all that is left to do is to remove the message.
-        started: Monotonic time, seconds.
-    """
-
-    message: Msg
-    info: DeliveryInfo
-    delivery: Delivery
-    lease: Lease
-    noted: Stored = field(default_factory=Stored)
-    removable: bool = False
-    started: float = field(default_factory=time.monotonic)
-
-    def expired(self) -> bool:
-        """Whether another worker may have the message by now."""
-        return self.lease.expired(time.monotonic())
-
-
-def key_of(info: DeliveryInfo) -> str:
-    """Return the key of the note on a delivery's message."""
-    return note_key(info.stream, info.sequence, info.published_ns)
-
-
 class Settling:
     """Ends deliveries of one consumer.
 
     Attributes:
-        interrupted: Requests that were settled as interrupted.
+        interrupted: Requests that this worker's shutdown interrupted.
     """
 
     def __init__(
@@ -117,8 +82,10 @@ class Settling:
             left=seconds_left(work.delivery.headers, time.time_ns()),
             policy=self._policy,
             jitter=lambda: random.uniform(1 - _JITTER, 1 + _JITTER),  # noqa: S311
+            hand_backs=len(work.noted.note.handed_back),
         )
-        work.removable = isinstance(disposition, Ack)
+        if isinstance(disposition, Ack):
+            work.phase = Phase.REMOVING
         await self._end(work, ending, disposition, self._carry_out(work, ending, disposition))
 
     async def settle_found(self, work: Work, outcome: Outcome) -> None:
@@ -137,22 +104,22 @@ class Settling:
             policy=self._policy,
             jitter=lambda: 1.0,
         )
-        work.removable = True
+        work.phase = Phase.REMOVING
         await self._end(work, ending, final, self._remove(work, ACK))
 
-    async def hand_back(self, message: Msg, info: DeliveryInfo, lost: Callable[[], bool]) -> None:
+    async def hand_back(self, work: Work) -> None:
         """Give a message back that was not worked on: note, then NAK.
 
         Raises:
             LeaseExpiredError: If another worker may have it by now.
             QueueError: If the server did not confirm it; it comes again when its lease ends.
         """
-        note = Note(handed_back=frozenset({info.number}))
+        note = Note(handed_back=frozenset({work.info.number}))
         try:
-            await self._notes.write(key_of(info), note, lost=lost)
-            await self._settler.confirm(message, NAK, lost=lost)
+            await self._notes.write(key_of(work.info), note, lost=work.expired)
+            await self._settler.confirm(work, NAK, lost=work.expired)
         except LeaseExpiredError:
-            self.superseded(info)
+            self.superseded(work.info)
             raise
         except QueueError:
             self._metrics.count_ack_unconfirmed()
@@ -189,11 +156,12 @@ class Settling:
                 extra=_facts(work, ending) | {"reason": str(error)},
             )
             end = DeliveryEnd.UNCONFIRMED
+        removable, work.phase = work.phase is Phase.REMOVING, Phase.OVER
         self._metrics.count_delivery_end(end)
         if end is DeliveryEnd.SETTLED and isinstance(ending, Finished):
-            self._count(ending, disposition)
+            self._count(work, ending, disposition)
         elif end in (DeliveryEnd.SUPERSEDED, DeliveryEnd.UNCONFIRMED):
-            self._late.start(key_of(work.info), _late_note(work, ending))
+            self._late.start(key_of(work.info), _late_note(work, ending, removable=removable))
         _log(work, ending, end, disposition)
 
     async def _carry_out(self, work: Work, ending: Ending, disposition: Disposition) -> DeliveryEnd:
@@ -229,31 +197,34 @@ class Settling:
             delay = retry_delay(number, self._policy)
             await self._give_back(work, delay, Note(handed_back=frozenset({number})))
             return DeliveryEnd.RETRIED
-        work.removable = True
+        work.phase = Phase.REMOVING
         return await self._remove(work, TERM + b" " + ending.outcome.encode())
 
     async def _remove(self, work: Work, body: bytes) -> DeliveryEnd:
-        await self._settler.confirm(work.message, body, lost=work.expired)
+        await self._settler.confirm(work, body, lost=work.expired)
         return DeliveryEnd.SETTLED
 
     async def _give_back(self, work: Work, delay: float, note: Note) -> None:
         """Note how the delivery ended, then NAK: the next worker reads the note at once."""
+        work.phase = Phase.RETURNING
+        note = note.merged(Note(superseded=work.earlier))
         await self._notes.write(key_of(work.info), note, base=work.noted, lost=work.expired)
-        await self._settler.confirm(work.message, nak_body(delay), lost=work.expired)
+        await self._settler.confirm(work, nak_body(delay), lost=work.expired)
 
-    def _count(self, ending: Finished, disposition: Disposition) -> None:
+    def _count(self, work: Work, ending: Finished, disposition: Disposition) -> None:
         self._metrics.count_outcome(ending.outcome)
         if isinstance(disposition, DeadLetter):
             self._metrics.count_dead_letter(ending.outcome)
-        if ending.outcome is Outcome.INTERRUPTED:
+        shut_down = work.delivery.revocation.reason is Revoked.SHUTDOWN
+        if ending.outcome is Outcome.INTERRUPTED and shut_down:
             self.interrupted += 1
 
 
-def _late_note(work: Work, ending: Ending) -> Note:
+def _late_note(work: Work, ending: Ending, *, removable: bool) -> Note:
     """Return what the next worker should know of a delivery that was not settled."""
-    if isinstance(ending, Finished) and work.removable:
+    if isinstance(ending, Finished) and removable:
         return Note(finished=ending.outcome)
-    return Note(superseded=frozenset({work.delivery.number}))
+    return Note(superseded=work.earlier | {work.delivery.number})
 
 
 def _log(work: Work, ending: Ending, end: DeliveryEnd, disposition: Disposition) -> None:

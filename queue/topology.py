@@ -18,12 +18,12 @@ from typing_extensions import override
 from dialback.errors import (
     ConfigError,
     ConfigMismatchError,
-    NotFoundError,
     PermissionDeniedError,
     ServerUnavailableError,
 )
 from dialback.queue.api import JetStreamApi
 from dialback.queue.note import NOTES_BUCKET, NOTES_STREAM, notes_stream
+from dialback.queue.patience import found_or_created, patiently
 
 _NS: Final = 1_000_000_000
 _NAME: Final = r"[a-z0-9-][a-z0-9_-]*"
@@ -234,13 +234,19 @@ class Topology:
         self._settings = settings
         self.created: dict[str, str] = {}
 
-    async def ensure(self) -> None:
+    async def ensure(self, *, within: float = 0.0) -> None:
         """Create what is missing; verify what is there.
+
+        Args:
+            within: Seconds for further tries while JetStream does not answer.
 
         Raises:
             ConfigMismatchError: If something exists with other settings that matter.
             QueueError: If the server refuses, or cannot be reached.
         """
+        await patiently(self._ensure, what=str(self._endpoint), within=within)
+
+    async def _ensure(self) -> None:
         endpoint, settings = self._endpoint, self._settings
         await self._ensure_stream(requests_stream(endpoint, settings), _STREAM_KEYS)
         await self._ensure_stream(dead_letter_stream(endpoint, settings), _DEAD_KEYS)
@@ -250,10 +256,9 @@ class Topology:
 
     async def _ensure_stream(self, wanted: dict[str, Any], keys: tuple[str, ...]) -> None:
         name = wanted["name"]
-        try:
-            found = await self._api.stream_info(name)
-        except NotFoundError:
-            found = await self._api.create_stream(wanted)
+        found = await found_or_created(
+            lambda: self._api.stream_info(name), lambda: self._api.create_stream(wanted)
+        )
         wrong = differences(wanted, found["config"], keys)
         if wrong:
             raise ConfigMismatchError(f"stream {name}", (*wrong, _ADVICE.format(name=name)))
@@ -270,10 +275,10 @@ class Topology:
 
     async def _ensure_consumer(self, wanted: dict[str, Any]) -> None:
         stream, name = self._endpoint.stream, wanted["name"]
-        try:
-            found = await self._api.consumer_info(stream, name)
-        except NotFoundError:
-            found = await self._api.create_consumer(stream, wanted)
+        found = await found_or_created(
+            lambda: self._api.consumer_info(stream, name),
+            lambda: self._api.create_consumer(stream, wanted),
+        )
         config = found["config"]
         wrong = differences(wanted, config, _CONSUMER_KEYS)
         if config.get("backoff"):

@@ -253,8 +253,12 @@ class FrameConnection(asyncio.Protocol):
     def half_close(self) -> None:
         """Flush, then FIN; go on reading until the peer closes."""
         self.flush()
-        if self._transport is not None and self.open:
+        if self._transport is None or not self.open:
+            return
+        try:
             self._transport.write_eof()
+        except OSError:  # asyncio has not noticed a reset while it does not read
+            self.abort()
 
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""

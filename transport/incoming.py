@@ -161,7 +161,8 @@ class IncomingConnection:
     def discard(self) -> None:
         """A newer worker serves the stream: this one's subject is spent."""
         self._receiver = None
-        self.connection.reset()
+        self._dismissed = True
+        self._in_its_own_turn(self.connection.reset)
 
     def dismiss(self, delivery: int) -> None:
         """Tell a worker that delivery ``delivery`` serves the stream, and drop its frames.
@@ -171,7 +172,14 @@ class IncomingConnection:
         """
         self._receiver = None
         self._dismissed = True
+        self._in_its_own_turn(self._take_leave, delivery)
+
+    def _take_leave(self, delivery: int) -> None:
         self.send(superseded_frame(delivery))
         self.connection.half_close()
         self.connection.resume_reading()
         self._close_later()
+
+    def _in_its_own_turn(self, do: Callable[..., None], *arguments: object) -> None:
+        """Do what may fail on a dead connection where no other connection is being served."""
+        asyncio.get_running_loop().call_soon(do, *arguments)

@@ -42,6 +42,7 @@ class ResponseReceiver:
         resumed: Workers that went on where another one had been lost.
         delivery: Which delivery the last worker served; 0 before, or if it did not say.
         dialled: Whether a worker has dialled back at least once.
+        held_back: Whether nothing is read, because the caller is slow.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ResponseReceiver:
         self.resumed = 0
         self.delivery = 0
         self.dialled = False
+        self.held_back = False
         self._codec = codec
         self._on_settled = on_settled
         self._resume = resume
@@ -80,7 +82,8 @@ class ResponseReceiver:
         self._current: Line | None = None
         self._stopped = False
         self._killed = False
-        self._held_back = False
+        self._dialled_unread = False
+        self._failed = False
         self._patience: asyncio.TimerHandle | None = None
 
     @property
@@ -97,6 +100,10 @@ class ResponseReceiver:
     def connected(self) -> bool:
         """Whether a worker is on the line."""
         return self._current is not None
+
+    @property
+    def _announced(self) -> bool:
+        return self._current is not None and self._current.offer is not None
 
     # --- the caller's side ------------------------------------------------------------
 
@@ -116,7 +123,7 @@ class ResponseReceiver:
                 raise self._error or StopAsyncIteration
             await self._backlog.wait()
         item = self._backlog.take()
-        if self._held_back and self._backlog.roomy:
+        if self.held_back and self._backlog.roomy:
             self._hold_back(False)
         if isinstance(item, ResponseError):
             raise item
@@ -124,12 +131,18 @@ class ResponseReceiver:
         return item
 
     def stop(self) -> None:
-        """Ask the worker to finish early; what it has produced still arrives."""
+        """Ask the worker to finish early; what it has produced still arrives.
+
+        With the worker lost nothing is under way, and the stream ends. Before the first dial
+        its worker is told when it comes.
+        """
         if self._stopped or self.end is not None:
             return
         self._stopped = True
         if self._current is not None:
             self._current.send(STOP_FRAME)
+        elif self.dialled:
+            self._finish(EndState.CANCELLED)
 
     def kill(self) -> None:
         """End the stream at once, on both sides. What has arrived can still be read."""
@@ -147,12 +160,30 @@ class ResponseReceiver:
         self._error = error
         self.kill()
 
+    def interrupt(self, why: str) -> None:
+        """End the stream at once, on both sides; what has arrived can still be read.
+
+        For its caller it is interrupted, unless it was stopped before.
+        """
+        if self.end is not None:
+            return
+        if self._current is not None:
+            self._current.send(KILL_FRAME)
+        self._break_off(why)
+
     # --- the connections' side --------------------------------------------------------
 
     def judge(self, offer: ResumeOffer | None) -> fencing.Verdict:
-        """Decide whether a worker that dials now may serve the stream."""
+        """Decide whether a worker that dials now may serve the stream.
+
+        One that would replace a worker whose engine has failed may not: the stream is complete.
+        """
         serving = fencing.Serving(self._current.offer) if self._current is not None else None
-        return fencing.judge(offer if self.resumable else None, serving, self._tally.items)
+        verdict = fencing.judge(offer if self.resumable else None, serving, self._tally.items)
+        if verdict is fencing.Verdict.SERVES and self._failed:
+            self._finish(EndState.COMPLETE)
+            return fencing.Verdict.SPENT
+        return verdict
 
     def attach(self, line: Line) -> None:
         """A worker has shaken hands and serves the stream from now on."""
@@ -161,19 +192,22 @@ class ResponseReceiver:
         self._cancel_patience()
         if older is not None:
             self._interrupted_by(LineEnd.LOST, "a newer worker dialled")
-            if older.offer is None:
-                older.discard()
-            else:
-                older.dismiss(line.offer.delivery if line.offer is not None else 0)
+        self._dialled_unread = self.held_back
         self.delivery = line.offer.delivery if line.offer is not None else 0
         if self._tally.items:
             self.resumed += 1
         if line.offer is not None:
             line.send(self._tally.answer(self._codec))
-        if self._held_back:
+        if self.held_back:
             line.hold_back(True)
         if self._stopped:
             line.send(STOP_FRAME)
+        if older is None:
+            return
+        if older.offer is None:
+            older.discard()
+        else:
+            older.dismiss(self.delivery)
 
     def refuse(self, prologue: ResponseStreamPrologue) -> None:
         """The engine refused the request."""
@@ -189,6 +223,7 @@ class ResponseReceiver:
             return False
         if wrapper.data is not None:
             self._put(_item_of(wrapper.data), body)
+            self._failed = wrapper.data.event == "error" and self._announced
         elif not wrapper.complete_final:
             self._put(ResponseError("Unknown", "empty response received"), body)
         if wrapper.complete_final and self.end is None:
@@ -206,14 +241,18 @@ class ResponseReceiver:
         if line is not self._current or self.end is not None:
             return
         self._current = None
+        if self._failed and how is not LineEnd.VIOLATION:
+            # After an announced worker's error item nothing can follow but the final.
+            self._finish(EndState.COMPLETE)
+            return
         self._interrupted_by(how, why)
         if not self._another_may_come(line, how):
-            self._interrupt(why)
+            self._break_off(why)
         elif self._resume is not None and self._tally.items:
             # Before the first item the caller's own timeout is the limit.
             loop, seconds = asyncio.get_running_loop(), self._resume.timeout
             why = f"no other worker came within {seconds:g} s ({why})"
-            self._patience = loop.call_later(seconds, self._interrupt, why)
+            self._patience = loop.call_later(seconds, self._break_off, why)
 
     def _another_may_come(self, line: Line, how: LineEnd) -> bool:
         if self._stopped or how is LineEnd.VIOLATION:
@@ -225,7 +264,8 @@ class ResponseReceiver:
     def _interrupted_by(self, how: LineEnd, reason: str) -> None:
         handed_over = how is LineEnd.SENTINEL
         self.interruptions += 1
-        self._tally.worker_ended(orderly=handed_over)
+        # What a worker wrote that dialled while the caller was slow may not have been read.
+        self._tally.worker_ended(blameless=handed_over or self._dialled_unread)
         if self._on_interruption is not None:
             interruption = Interruption(
                 delivery=self.delivery,
@@ -235,7 +275,7 @@ class ResponseReceiver:
             )
             asyncio.get_running_loop().call_soon(self._on_interruption, interruption)
 
-    def _interrupt(self, why: str) -> None:
+    def _break_off(self, why: str) -> None:
         state = end_state(final_seen=False, cancelled=self._stopped or self._killed)
         if state is EndState.BROKEN:
             self._error = StreamInterrupted(self._tally.items, why)
@@ -245,19 +285,19 @@ class ResponseReceiver:
         if self.end is not None:
             return
         if isinstance(item, ResponseError) and item.reason == STREAM_INTERRUPTED_REASON:
-            self._interrupt(item.message)
+            self._break_off(item.message)
             return
         self._tally.add(body)
         self._backlog.put(item, len(body))
-        if not self._held_back and self._backlog.full:
+        if not self.held_back and self._backlog.full:
             self._hold_back(True)
-        if self._tally.items == 1 and (self._current is None or self._current.offer is None):
+        if self._tally.items == 1 and not self._announced:
             self._on_settled(self)
 
     def _finish(self, state: EndState) -> None:
         self.end = state
         self._cancel_patience()
-        if self._held_back:
+        if self.held_back:
             self._hold_back(False)
         self._backlog.wake()
         self._on_settled(self)
@@ -268,7 +308,7 @@ class ResponseReceiver:
             self._patience = None
 
     def _hold_back(self, value: bool) -> None:
-        self._held_back = value
+        self.held_back = value
         if self._current is not None:
             self._current.hold_back(value)
 

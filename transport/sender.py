@@ -6,6 +6,7 @@ writes it. Source: protocol section 7.
 
 import asyncio
 from collections.abc import Callable
+from types import EllipsisType
 from typing import Final
 
 from dialback.errors import ProtocolError, PublishError, StreamSupersededError
@@ -242,8 +243,12 @@ class ResponseSender:
         self._end.advance(WorkerEvent.FINAL)
         self.connection.write(*data_frame(body))
 
-    async def finish(self) -> None:
-        """Write the sentinel, flush, wait for the requester's FIN at most ``linger`` s, close.
+    async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
+        """Write the sentinel, flush, wait for the requester's FIN, close.
+
+        Args:
+            linger: Seconds to wait for the FIN; by default those of the constructor. ``None``
+                waits as long as the connection lives.
 
         Raises:
             PublishError: If the connection is lost before every byte has left.
@@ -255,7 +260,7 @@ class ResponseSender:
             # Only now is everything out: until here a kill is a kill.
             self._end.advance(WorkerEvent.SENTINEL)
         try:
-            async with asyncio.timeout(self._linger):
+            async with asyncio.timeout(self._linger if linger is ... else linger):
                 await self._peer_finished.wait()
         except TimeoutError:
             pass

@@ -59,9 +59,13 @@ class Tally:
         else:
             history.append(body)
 
-    def worker_ended(self, *, orderly: bool) -> None:
-        """A worker's connection ended before the final; ``orderly``: with its sentinel."""
-        if not self._brought and not orderly:
+    def worker_ended(self, *, blameless: bool) -> None:
+        """A worker's connection ended before the final.
+
+        Args:
+            blameless: Whether it does not count as fruitless, whatever it has brought.
+        """
+        if not self._brought and not blameless:
             self.fruitless += 1
         self._brought = 0
 

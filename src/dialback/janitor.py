@@ -27,7 +27,6 @@ from dialback.transport.messages import DynamoError
 logger = logging.getLogger(__name__)
 
 _CONCURRENT: Final = 32  # callers that are dialled at the same time
-_CANCEL_AGAIN: Final = 2.0  # seconds; letting the claim go takes one at most
 _REFUSAL_WAIT: Final = 0.1  # seconds; see Answerer
 
 
@@ -44,23 +43,6 @@ class Swept:
     answered: int = 0
     ended: int = 0
     claimed: bool = False
-
-
-async def end_janitor(task: asyncio.Task[None]) -> None:
-    """Cancel the task of a janitor until it has ended.
-
-    Python 3.11's ``wait_for``, which nats-py uses, loses a cancellation that comes together
-    with the answer it waits for.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=_CANCEL_AGAIN)
-
-
-def _cancelled() -> bool:
-    """Whether this task was cancelled, though the cancellation was lost on the way."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class Janitor:
@@ -118,7 +100,7 @@ class Janitor:
         """
         try:
             await asyncio.sleep(delay)
-            while not _cancelled():
+            while True:
                 await self._sweep_quietly()
                 await asyncio.sleep(self._settings.interval or DEFAULT_INTERVAL)
         finally:
@@ -184,8 +166,8 @@ class Janitor:
         if not await self._requests.undelivered(delivery):
             return  # its worker finds it expired, and answers
         outcome, error = self._verdict(overdue)
-        ending = await self._answerer.end(delivery, outcome, error)
-        if not await self._requests.undelivered(delivery):
+        ending = await self._answerer.end_unserved(delivery, outcome, error)
+        if ending is None or not await self._requests.undelivered(delivery):
             return
         buried = outcome is not Outcome.EXPIRED
         if buried:

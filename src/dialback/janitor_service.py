@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 
 from dialback.errors import QueueError
-from dialback.janitor import Janitor, Swept, end_janitor
+from dialback.janitor import Janitor, Swept
 from dialback.metrics.exposition import Health
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.worker_metrics import Registry
@@ -23,6 +23,7 @@ from dialback.queue.janitor import DEFAULT_INTERVAL
 from dialback.queue.topology import Endpoint
 from dialback.settings import Settings
 from dialback.signals import on_signals
+from dialback.tasks import cancel_and_wait
 from dialback.transport.address import CallHomePolicy
 from dialback.transport.dial import Dialer
 from dialback.worker_exit import WorkerExit
@@ -94,8 +95,7 @@ class JanitorService:
             try:
                 await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                stopping.cancel()
-                await end_janitor(working)
+                await cancel_and_wait(working, stopping)
                 await self._dismiss(list(self._janitors))
             if not working.cancelled() and (error := working.exception()) is not None:
                 raise error
@@ -177,7 +177,7 @@ class JanitorService:
 
     async def _dismiss(self, endpoints: Sequence[Endpoint]) -> None:
         tasks = [self._janitors.pop(endpoint) for endpoint in endpoints]
-        await asyncio.gather(*(end_janitor(task) for task in tasks))
+        await cancel_and_wait(*tasks)
 
     def _hire(self, client: QueueClient, endpoint: Endpoint) -> Janitor:
         return Janitor(

@@ -126,6 +126,8 @@ class Delivery:
         stream: Name of the JetStream stream.
         sequence: The message's sequence in that stream.
         number: 1 for the first delivery (JetStream's ``num_delivered``).
+        redelivered: Whether it may have been delivered before. A restarted server begins anew with
+            the numbers of the deliveries that it forgot.
         published_ns: When the stream stored it, Unix nanoseconds.
         attempts: Earlier deliveries in which the requester could not be reached.
         crashes: Earlier deliveries whose worker died without saying how they ended.
@@ -141,6 +143,7 @@ class Delivery:
     stream: str = ""
     sequence: int = 0
     number: int = 1
+    redelivered: bool = False
     published_ns: int = 0
     attempts: int = 0
     crashes: int = 0
@@ -185,11 +188,14 @@ class HandedBack:
         request_id: The request's id.
         reason: One sentence for the log.
         delay: Seconds until the next delivery.
+        fruitless: Whether it brought nothing new: the more such deliveries a request has, the
+            longer the delay.
     """
 
     request_id: str
     reason: str
     delay: float = 0.0
+    fruitless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

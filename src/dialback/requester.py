@@ -25,6 +25,7 @@ from dialback.queue.topology import Lane
 from dialback.request import Request, resumption
 from dialback.settings import Settings
 from dialback.stream import ResponseStream
+from dialback.tasks import cancel_and_wait
 from dialback.transport.line import Interruption
 from dialback.transport.listener import ResponseListener, local_address_towards
 from dialback.transport.receiver import ResponseReceiver
@@ -37,6 +38,7 @@ DEFAULT_DEADLINE: Final = 600.0
 """Seconds for the whole stream."""
 DEFAULT_RESUME_TIMEOUT: Final = 60.0
 """Seconds without any worker: twice the lease, after which a killed worker's request is free."""
+_WITHDRAWAL: Final = 5.0  # seconds, for all requests that wait when the requester is closed
 _ROOM_FOR_DEAD_LETTER: Final = 1024  # bytes; a dead letter carries more headers than its request
 
 
@@ -55,6 +57,7 @@ class Requester:
         self._settings = settings or Settings.load()
         self._client: QueueClient | None = None
         self._listener: ResponseListener | None = None
+        self._streams: set[ResponseStream] = set()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -91,13 +94,30 @@ class Requester:
         self._client, self._listener = client, listener
 
     async def close(self) -> None:
-        """Kill what is still streaming, stop listening, disconnect."""
+        """Interrupt what is still streaming, stop listening, disconnect.
+
+        Running streams fail with ``StreamInterrupted`` and their workers are told to end;
+        requests that no worker serves are removed, for which all together have 5 s.
+        """
         listener, self._listener = self._listener, None
-        client, self._client = self._client, None
-        if listener is not None:
-            await listener.close()
-        if client is not None:
-            await client.close()
+        try:
+            await self._interrupt_streams()
+        finally:
+            client, self._client = self._client, None
+            if listener is not None:
+                await listener.close()
+            if client is not None:
+                await client.close()
+
+    async def _interrupt_streams(self) -> None:
+        why = "the requester was closed"
+        tasks = [asyncio.create_task(stream.interrupt(why)) for stream in self._streams]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, timeout=_WITHDRAWAL)
+        finally:
+            await cancel_and_wait(*tasks, within=0.0)
 
     @property
     def address(self) -> str:
@@ -175,6 +195,14 @@ class Requester:
             request.codec, resume=request.resume, on_interruption=on_interruption
         )
 
+    def entered(self, stream: ResponseStream) -> None:
+        """Take note of a stream that is in use; used by :class:`ResponseStream`."""
+        self._streams.add(stream)
+
+    def left(self, stream: ResponseStream) -> None:
+        """Forget a stream; used by :class:`ResponseStream`."""
+        self._streams.discard(stream)
+
     async def publish(self, request: Request, receiver: ResponseReceiver) -> PubAck:
         """Publish a request that ``receiver`` waits for; used by :class:`ResponseStream`."""
         client, _ = self._started()
@@ -188,7 +216,8 @@ class Requester:
             raise stream_missing(request.endpoint) from error
         except TimeoutError as error:
             raise RequestTimeoutError(
-                f"the nats-server did not acknowledge the request within {request.patience:g} s"
+                f"the nats-server did not acknowledge the request within {request.patience:g} s."
+                " It may be stored all the same; then it expires by its own deadline"
             ) from error
         if ack.duplicate and ack.attempts == 1:
             raise DuplicateRequestError(

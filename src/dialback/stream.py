@@ -30,6 +30,14 @@ class Sender(Protocol):
         """Register a stream subject for a request."""
         ...
 
+    def entered(self, stream: "ResponseStream") -> None:
+        """Take note of a stream that is in use."""
+        ...
+
+    def left(self, stream: "ResponseStream") -> None:
+        """Forget a stream."""
+        ...
+
     async def publish(self, request: Request, receiver: ResponseReceiver) -> PubAck:
         """Publish a request that ``receiver`` waits for."""
         ...
@@ -63,6 +71,7 @@ class ResponseStream:
         self._link: _Link | None = None
         self._ack: PubAck | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._queueing = asyncio.Lock()  # publish and withdraw: one after the other
 
     @property
     def end(self) -> EndState | None:
@@ -102,14 +111,17 @@ class ResponseStream:
             PayloadTooLargeError: If the request is too large for the server.
             DuplicateRequestError: If its id was used within the last 10 minutes.
             ServerUnavailableError: If the server does not acknowledge for 30 s.
-            RequestTimeoutError: If it does not within ``timeout``.
+            RequestTimeoutError: If it does not within ``timeout``. The request may be stored all
+                the same; then it expires by its own deadline, and a worker that serves it before
+                that finds nobody who listens.
         """
         if self._entered is not None:
             raise RuntimeError("a stream can be entered once; ask for another")
         self._entered = self._sender.register(self._request, self._on_interruption)
         self._start()
         try:
-            self._ack = await self._sender.publish(self._request, self._entered)
+            async with self._queueing:
+                self._ack = await self._sender.publish(self._request, self._entered)
         except BaseException:
             self._finish()
             raise
@@ -141,17 +153,32 @@ class ResponseStream:
         return await self._receiver.next_item()
 
     async def stop(self) -> None:
-        """Ask the engine to finish early; what it has produced still arrives."""
+        """Ask the engine to finish early; what it has produced still arrives.
+
+        A stream whose worker was lost ends, and its request is removed.
+        """
         self._receiver.stop()
+        await self._withdraw()
 
     async def kill(self) -> None:
         """End the stream at once; a request that nobody has taken yet is removed."""
+        self._receiver.kill()
+        await self._withdraw()
+
+    async def interrupt(self, why: str) -> None:
+        """End the stream as interrupted, as :meth:`kill` does; used by its requester."""
+        self._receiver.interrupt(why)
+        await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        """Remove the request of a stream that ended without a worker."""
         receiver = self._receiver
-        unserved = not receiver.connected and receiver.end is not EndState.COMPLETE
-        receiver.kill()
-        if unserved and self._ack is not None:
+        if receiver.connected or receiver.end in (None, EndState.COMPLETE):
+            return
+        async with self._queueing:
             ack, self._ack = self._ack, None
-            await self._sender.withdraw(ack)
+            if ack is not None:
+                await self._sender.withdraw(ack)
 
     @property
     def _receiver(self) -> ResponseReceiver:
@@ -162,6 +189,7 @@ class ResponseStream:
     def _start(self) -> None:
         loop = asyncio.get_running_loop()
         request = self._request
+        self._sender.entered(self)
         self._timers = [
             loop.call_later(request.timeout, self._first_item_is_late),
             loop.call_later(request.deadline, self._deadline_passed),
@@ -193,6 +221,7 @@ class ResponseStream:
         if self._link is not None and self._request.context is not None:
             self._request.context.unlink_child(self._link)
         self._receiver.kill()
+        self._sender.left(self)
 
 
 class _Link:

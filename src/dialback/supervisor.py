@@ -23,6 +23,7 @@ from dialback.queue.orphans import Orphans
 from dialback.restarts import GiveUp, Restarts, code_when_told, exit_code_of, worst
 from dialback.settings import Settings
 from dialback.signals import on_signals
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class Supervisor:
             if self._hand_backs:
                 await asyncio.wait(self._hand_backs, timeout=_HAND_BACK_LIMIT)
         finally:
-            await _cancelled({connecting, *self._hand_backs})
+            await cancel_and_wait(connecting, *self._hand_backs)
         code = worst(codes) if self._gave_up is None else self._gave_up
         logger.info("supervisor ended", extra={"exit_code": code})
         return code
@@ -229,18 +230,6 @@ class Supervisor:
         for child in self._children:
             logger.error("worker process did not end", extra={"pid": child.process.pid})
             child.signal(signal.SIGKILL)
-
-
-async def _cancelled(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel tasks until they have ended.
-
-    Once is not enough: until Python 3.12 ``wait_for``, which nats-py uses, loses a cancellation
-    that comes together with the answer.
-    """
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=0.5)
 
 
 def child_settings(settings: Settings, number: int) -> Settings:

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from typing import Final
 
 from dialback.ingress.engine import Engine
-from dialback.janitor import end_janitor
 from dialback.metrics.exposition import Health
 from dialback.metrics.worker_metrics import Registry, WorkerMetrics
 from dialback.outcomes import DeliveryEnd, Outcome
@@ -28,6 +27,7 @@ from dialback.queue.topology import Endpoint, Topology
 from dialback.settings import Settings
 from dialback.signals import on_signals
 from dialback.supervised import SupervisorLink
+from dialback.tasks import cancel_and_wait
 from dialback.worker_engine import EngineLife
 from dialback.worker_exit import WorkerExit
 from dialback.worker_health import PullHealth, not_ready, start_status
@@ -37,7 +37,9 @@ from dialback.worker_shutdown import Shutdown
 logger = logging.getLogger(__name__)
 
 _PULSE: Final = 0.5  # seconds between two signs of life of the event loop
+_LAST_PULSE: Final = 1.0  # seconds for an engine's ready() to heed its cancellation
 _GRACE_ADVICE: Final = 10  # seconds a pod should get on top of the shutdown budget
+_ELECTION: Final = 30.0  # seconds a start waits for JetStream; a cluster's election takes ten
 _RESERVE_SHARE: Final = 0.25  # of the shutdown budget, for ending what has not finished
 
 
@@ -145,14 +147,15 @@ class Worker:
         stack.push_async_callback(self._disconnect, client)
         self._connected = True
         topology = Topology(client.api, self._endpoint, settings.queue_settings())
-        await topology.ensure()
+        await topology.ensure(within=_ELECTION)
         stack.push_async_callback(self._shut_engine_down)
         await self._engine.startup()
         leases = self._parts.leases(on_closed=self._on_closed, report=self._supervisor)
         await leases.start()
         stack.push_async_callback(leases.stop)
         for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._engine_life.watch())):
-            stack.callback(asyncio.create_task(work, name=name).cancel)
+            task = asyncio.create_task(work, name=name)
+            stack.push_async_callback(cancel_and_wait, task, within=_LAST_PULSE)
         cancellations = Cancellations(self._parts.ingress().handle, worker=self._name)
         consumer = self._consumer = self._parts.consumer(
             client, leases, topology, cancellations.handle
@@ -161,7 +164,7 @@ class Worker:
         if settings.janitor_interval > 0:
             sweeping = self._parts.janitor(client).run(delay=settings.janitor_interval)
             janitor = asyncio.create_task(sweeping, name="janitor")
-            stack.push_async_callback(end_janitor, janitor)
+            stack.push_async_callback(cancel_and_wait, janitor)
         self._announce(client)
         if self._supervisor is not None:
             self._supervisor.ready()
@@ -211,13 +214,11 @@ class Worker:
         try:
             await asyncio.wait((pulling, stopping), return_when=asyncio.FIRST_COMPLETED)
             consumer.puller.stop()
-            watching.cancel()
+            await cancel_and_wait(watching)
             drained = await self._drain(consumer)
             await asyncio.wait((pulling,), timeout=self._shutdown.budget_left())
         finally:
-            for task in (pulling, watching, stopping):
-                task.cancel()
-            await asyncio.gather(pulling, watching, stopping, return_exceptions=True)
+            await cancel_and_wait(pulling, watching, stopping)
         return drained
 
     async def _watch_pulls(self, consumer: Consumer) -> None:

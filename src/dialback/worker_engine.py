@@ -5,11 +5,13 @@ import logging
 from typing import Final
 
 from dialback.ingress.engine import Engine
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
 _ASK_EVERY: Final = 0.5  # seconds
 _READY_TIMEOUT: Final = 5.0  # seconds for one answer of the engine's ready()
+_LAST_WORD: Final = 1.0  # seconds for its shutdown() to heed its cancellation
 
 
 class EngineLife:
@@ -45,9 +47,9 @@ class EngineLife:
         closing = asyncio.create_task(self._engine.shutdown(), name="engine-shutdown")
         hurrying = asyncio.create_task(hurry.wait(), name="hurry")
         await asyncio.wait((closing, hurrying), timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        hurrying.cancel()
-        if not closing.done():
-            closing.cancel()
+        late = not closing.done()
+        await cancel_and_wait(closing, hurrying, within=_LAST_WORD)
+        if late:
             logger.error("the engine's shutdown() did not end in time and was cancelled")
         elif not closing.cancelled() and (error := closing.exception()) is not None:
             logger.error("the engine's shutdown() failed", exc_info=error)

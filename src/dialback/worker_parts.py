@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import IngressSettings
 from dialback.ingress.handler import Ingress
+from dialback.ingress.session import IngressSettings
 from dialback.janitor import Janitor
 from dialback.metrics.worker_metrics import WorkerMetrics
 from dialback.outcomes import Handle

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from dialback.queue.consumer import Drained
+from dialback.tasks import cancel_and_wait
 from dialback.worker_exit import WorkerExit, exit_for
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,7 @@ class Shutdown:
         try:
             await asyncio.wait((work, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            ending.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.wait((work,), timeout=self.budget_left())
+            await cancel_and_wait(work, ending, within=self.budget_left())
         return work.result() if work.done() and not work.cancelled() else None
 
     def budget_left(self) -> float:

@@ -192,7 +192,8 @@ async def test_a_second_signal_hurries_the_processes_and_shows_in_the_exit_code(
         requester_of(nats_server) as requester,
     ):
         await all_started(supervisor, 2)
-        async with requester.generate(str(endpoint), {}) as stream:
+        # A resumable stream would be handed over to another worker, and nothing be interrupted.
+        async with requester.generate(str(endpoint), {}, resumable=False) as stream:
             await call_of(supervisor, stream.request_id, 1)
             supervisor.terminate()
             await supervisor.until(lambda event: event["message"] == "draining", 2)

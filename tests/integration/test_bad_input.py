@@ -24,6 +24,7 @@ from support.bad_payloads import BAD_PAYLOADS, BadPayload
 from support.black_hole import BlackHole, NobodyListens
 from support.eventually import eventually
 from support.frames import request_payload
+from support.queue_rig import provision
 from support.scripted_requester import CallHome, ScriptedRequester, items_of
 
 pytestmark = pytest.mark.integration
@@ -119,13 +120,9 @@ async def queue(
     async with ScriptedRequester() as requester:
         polite = Polite(requester)
         serving = asyncio.create_task(polite.serve(), name="polite requester")
+        await provision(queue_client, endpoint)
         running = asyncio.create_task(worker.run(signals=False), name="worker")
-        found = Queue(queue_client, endpoint, registry, polite, running)
-        names = await eventually(
-            queue_client.api.stream_names, lambda names: endpoint.dead_stream in names
-        )
-        assert endpoint.stream in names
-        yield found
+        yield Queue(queue_client, endpoint, registry, polite, running)
         worker.stop()
         assert await running is WorkerExit.CLEAN
         serving.cancel()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dialback.janitor import end_janitor
 from dialback.queue.client import QueueClient
 from dialback.queue.topology import Endpoint, Lane
+from dialback.tasks import cancel_and_wait
 from support.janitor_rig import DEADLINE, HOUR, PASSED, JanitorRig, by, heard, request
 from support.letters import CALLER, request_of
 from support.queue_rig import lane_state, nothing_left, provision, put, stored, take
@@ -68,7 +68,7 @@ async def test_a_request_that_was_seen_before_its_time_is_answered_when_it_comes
     running = asyncio.create_task(rig.janitor.run())
     assert (await heard(requester))["class"] == "DeadlineExceeded"
     await nothing_left(queue_client, queue)
-    await end_janitor(running)
+    await cancel_and_wait(running)
     assert rig.outcomes() == {"expired": 1}
 
 

@@ -18,8 +18,10 @@ from dialback import (
     QueueFullError,
     Requester,
     RequestTimeoutError,
+    ResponseStream,
     ServerUnavailableError,
     Settings,
+    StreamInterrupted,
     StreamMissingError,
     Worker,
     WorkerExit,
@@ -241,16 +243,94 @@ async def test_stop_before_the_dial_back_is_heard_by_the_worker(
     assert stopped == 1
 
 
-async def test_closing_the_requester_ends_its_streams(settings: Settings, queue: Endpoint) -> None:
+async def test_closing_the_requester_interrupts_its_streams_and_withdraws_what_waits(
+    settings: Settings, queue: Endpoint, queue_client: QueueClient
+) -> None:
     requester = Requester(settings)
     await requester.start()
-    stream = requester.generate(str(queue), {})
-    await stream.__aenter__()
+    streams = [requester.generate(str(queue), {}) for _ in range(20)]
+    for stream in streams:
+        await stream.__aenter__()
     await requester.close()
-    assert [item async for item in stream] == []
-    assert stream.end is EndState.CANCELLED
+    for stream in streams:
+        with pytest.raises(StreamInterrupted, match="0 items: the requester was closed"):
+            await anext(stream)
+        assert stream.end is EndState.BROKEN
+        await stream.__aexit__(None, None, None)
+    assert (await queue_client.api.stream_info(queue.stream))["state"]["messages"] == 0
     with pytest.raises(RuntimeError, match="not started"):
         requester.generate(str(queue), {})
+
+
+async def test_a_task_that_iterates_is_told_that_the_requester_was_closed(
+    settings: Settings, queue: Endpoint
+) -> None:
+    items: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def iterate(stream: ResponseStream) -> None:
+        async with stream:
+            async for item in stream:
+                items.put_nowait(item)
+
+    async with serving(settings, queue) as worker:
+        async with Requester(settings) as requester:
+            stream = requester.generate(str(queue), {"forever": True, "n": 2})
+            iterating = asyncio.create_task(iterate(stream))
+            assert [await items.get() for _ in range(3)][1:] == [0, 1]
+        with pytest.raises(StreamInterrupted, match="3 items: the requester was closed"):
+            await iterating
+    killed = worker.metrics.registry.get_sample_value(
+        "dialback_outcomes_total", {"outcome": "killed"}
+    )
+    assert killed == 1
+
+
+async def test_a_task_that_waits_for_its_first_item_is_told_that_the_requester_was_closed(
+    settings: Settings, queue: Endpoint, queue_client: QueueClient
+) -> None:
+    entered = asyncio.Event()
+
+    async def wait(stream: ResponseStream) -> None:
+        async with stream:
+            entered.set()
+            await anext(stream)
+
+    async with Requester(settings) as requester:
+        waiting = asyncio.create_task(wait(requester.generate(str(queue), {})))
+        await entered.wait()
+    with pytest.raises(StreamInterrupted, match="0 items: the requester was closed"):
+        await waiting
+    assert (await queue_client.api.stream_info(queue.stream))["state"]["messages"] == 0
+
+
+async def test_a_request_that_is_being_published_is_withdrawn_too(
+    settings: Settings, queue: Endpoint, queue_client: QueueClient
+) -> None:
+    async with Requester(settings) as requester:
+        stream = requester.generate(str(queue), {})
+        entering = asyncio.create_task(stream.__aenter__())
+        await asyncio.sleep(0)  # registered, and not acknowledged yet
+    await entering
+    with pytest.raises(StreamInterrupted):
+        await anext(stream)
+    await stream.__aexit__(None, None, None)
+    assert (await queue_client.api.stream_info(queue.stream))["state"]["messages"] == 0
+
+
+async def test_a_requester_closes_without_its_server(
+    own_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dialback.requester._WITHDRAWAL", 0.01)
+    settings = Settings.load(server=own_server.url)
+    client = await QueueClient.open(settings.server_address(), name="test", role="operator")
+    await Topology(client.api, endpoint, QueueSettings()).ensure()
+    await client.close()
+    async with Requester(settings) as requester:
+        stream = await requester.generate(str(endpoint), {}).__aenter__()
+        await own_server.kill()
+    with pytest.raises(StreamInterrupted):
+        await anext(stream)
+    await stream.__aexit__(None, None, None)
 
 
 async def test_no_server_is_an_error_that_says_what_to_do() -> None:

@@ -42,6 +42,9 @@ class Caller:
         how = {"on_interruption": self.interruptions.append} | how
         return self._requester.generate(str(self._queue), {}, **how)
 
+    async def close(self) -> None:
+        await self._requester.close()
+
     async def queued(self) -> int:
         info = await self._client.api.stream_info(self._queue.stream)
         return int(info["state"]["messages"])
@@ -153,6 +156,44 @@ async def test_a_kill_while_nobody_is_connected_withdraws_the_request(caller: Ca
         assert await caller.queued() == 0
         assert [value async for value in stream] == [0]
     assert stream.end is EndState.CANCELLED
+
+
+async def test_a_stop_while_nobody_is_connected_ends_the_stream_and_withdraws_the_request(
+    caller: Caller,
+) -> None:
+    async with caller.ask() as stream:
+        async with caller.worker(1) as (worker, _):
+            await worker.send(PROLOGUE + item(0) + SENTINEL)
+            assert await worker.frame() is None
+        assert await caller.queued() == 1
+        await stream.stop()
+        assert stream.end is EndState.CANCELLED
+        assert await caller.queued() == 0
+        assert [value async for value in stream] == [0]
+
+
+async def test_a_stop_before_the_first_dial_keeps_the_request(caller: Caller) -> None:
+    async with caller.ask() as stream:
+        await stream.stop()
+        assert (stream.end, await caller.queued()) == (None, 1)
+        async with caller.worker(1) as (worker, _):
+            assert await worker.frame() == TwoPartMessage(b'"stop"')
+            await worker.send(PROLOGUE + FINAL)
+            assert [value async for value in stream] == []
+
+
+async def test_a_requester_closed_while_nobody_is_connected_interrupts_and_withdraws(
+    caller: Caller,
+) -> None:
+    async with caller.ask() as stream:
+        async with caller.worker(1) as (worker, _):
+            await worker.send(PROLOGUE + item(0) + item(1) + SENTINEL)
+            assert await worker.frame() is None
+        await caller.close()
+        assert await caller.queued() == 0
+        assert [await anext(stream), await anext(stream)] == [0, 1]
+        with pytest.raises(StreamInterrupted, match="2 items: the requester was closed"):
+            await anext(stream)
 
 
 async def test_without_resumption_a_worker_that_is_lost_interrupts_the_stream(

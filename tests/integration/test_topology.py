@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import pytest
@@ -57,6 +58,27 @@ async def test_what_an_operator_may_choose_is_accepted(
     await provision(queue_client, endpoint, replicas=3)
     assert await configurations(queue_client, endpoint) == before
     assert before[0]["max_msgs"] == 7
+
+
+async def test_workers_that_start_at_once_with_other_limits_share_one_queue(
+    queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    limits = [QueueSettings(max_messages=n, max_ack_pending=n) for n in range(1_000, 1_016)]
+    starts = [Topology(queue_client.api, endpoint, one).ensure() for one in limits]
+    await asyncio.gather(*starts)
+    found = await configurations(queue_client, endpoint)
+    assert found[0]["max_msgs"] in range(1_000, 1_016)
+
+
+async def test_of_workers_that_start_at_once_with_other_leases_those_that_lose_are_told(
+    queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    leases = [QueueSettings(ack_wait=seconds) for seconds in range(5, 21)]
+    starts = [Topology(queue_client.api, endpoint, one).ensure() for one in leases]
+    ends = await asyncio.gather(*starts, return_exceptions=True)
+    refused = [end for end in ends if end is not None]
+    assert len(refused) >= len(leases) - 1
+    assert all(isinstance(end, ConfigMismatchError) for end in refused)
 
 
 @pytest.mark.parametrize(

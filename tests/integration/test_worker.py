@@ -1,7 +1,10 @@
 """The worker's own business: start, health, refusing what it must not touch, reconnecting."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -110,6 +113,51 @@ async def test_no_server_is_an_error_that_says_what_to_do(endpoint: Endpoint) ->
     settings = Settings.load(server="nats://127.0.0.1:1", connect_within=0.2)
     with pytest.raises(ServerUnavailableError, match="Start one with JetStream"):
         await Worker(echo, endpoint=str(endpoint), settings=settings).run(signals=False)
+
+
+def _jetstream(folder: Path, *, answers: bool) -> Path:
+    """Write a server's configuration: whether JetStream hears the one user."""
+    config = folder / "server.conf"
+    deaf = "" if answers else ', permissions: {publish: {deny: "$JS.API.>"}}'
+    config.write_text(f'authorization: {{users: [{{user: "w", password: "w"{deaf}}}]}}\n')
+    return config
+
+
+async def _said(caplog: pytest.LogCaptureFixture, message: str) -> None:
+    async def said() -> bool:
+        return message in caplog.messages
+
+    await eventually(said)
+
+
+async def test_a_worker_that_starts_before_jetstream_answers_waits_for_it(
+    tmp_path: Path, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    config = _jetstream(tmp_path, answers=False)
+    async with EmbeddedServer(arguments=["-c", str(config)]) as server:
+        settings = Settings.load(server=server.url, user="w", password="w", status_port=-1)  # noqa: S106
+        worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+        running = asyncio.create_task(worker.run(signals=False))
+        await _said(caplog, "waiting for JetStream")
+        _jetstream(tmp_path, answers=True)
+        os.kill(server.pid, signal.SIGHUP)
+        await _said(caplog, "worker started")
+        worker.stop()
+        assert await running is WorkerExit.CLEAN
+
+
+async def test_a_worker_that_waits_for_jetstream_can_be_told_to_end(
+    tmp_path: Path, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = _jetstream(tmp_path, answers=False)
+    async with EmbeddedServer(arguments=["-c", str(config)]) as server:
+        settings = Settings.load(server=server.url, user="w", password="w", status_port=-1)  # noqa: S106
+        worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+        running = asyncio.create_task(worker.run(signals=False))
+        await _said(caplog, "waiting for JetStream")
+        worker.stop()
+        assert await running is WorkerExit.CLEAN
 
 
 async def test_a_taken_status_port_is_an_error_that_says_what_to_do(endpoint: Endpoint) -> None:

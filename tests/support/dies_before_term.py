@@ -8,20 +8,18 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from nats.aio.msg import Msg
-
 from dialback import Context
-from dialback.queue.delivery import TERM, Settler
+from dialback.queue.delivery import TERM, Answerable, Settler
 
 _confirm = Settler.confirm
 
 
 async def _confirm_or_die(
-    self: Settler, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
+    self: Settler, target: Answerable, body: bytes, *, lost: Callable[[], bool] = lambda: False
 ) -> None:
     if body.startswith(TERM):
         os.kill(os.getpid(), signal.SIGKILL)
-    await _confirm(self, message, body, lost=lost)
+    await _confirm(self, target, body, lost=lost)
 
 
 Settler.confirm = _confirm_or_die  # type: ignore[method-assign]

@@ -69,6 +69,7 @@ class FakeJetStream:
     requests: list[tuple[str, bytes, dict[str, str] | None]] = field(
         default_factory=list[tuple[str, bytes, dict[str, str] | None]]
     )
+    timeouts: list[float] = field(default_factory=list[float])
     flush_timeout: int = 0
     on_pull: Callable[[Pull], None] = lambda _: None
     _inboxes: dict[int, _Inbox] = field(default_factory=dict[int, _Inbox])
@@ -162,7 +163,7 @@ class FakeJetStream:
         timeout: float = 0.5,  # noqa: ASYNC109 -- nats-py's name
         headers: dict[str, str] | None = None,
     ) -> Msg:
-        del timeout
+        self.timeouts.append(timeout)
         self.requests.append((subject, payload, headers))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):

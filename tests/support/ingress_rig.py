@@ -9,9 +9,9 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from dialback.ingress.engine import Engine
-from dialback.ingress.exchange import IngressSettings
 from dialback.ingress.handler import Ingress
 from dialback.ingress.request import Parse, parse_unary
+from dialback.ingress.session import IngressSettings
 from dialback.metrics.worker_metrics import WorkerMetrics
 from dialback.outcomes import Delivery, DeliveryEnd, Ending, Finished, Outcome, Revocation
 from dialback.transport.address import CallHomePolicy
@@ -157,6 +157,7 @@ class IngressRig:
         *,
         headers: Mapping[str, str] | None = None,
         number: int = 1,
+        redelivered: bool = False,
         crashes: int = 0,
         revocation: Revocation | None = None,
     ) -> "asyncio.Task[Ending]":
@@ -168,6 +169,7 @@ class IngressRig:
             stream="JOBS_test",
             sequence=7,
             number=number,
+            redelivered=redelivered or number > 1,
             crashes=crashes,
             published_ns=1_700_000_000_000_000_000,
             revocation=revocation or Revocation(),

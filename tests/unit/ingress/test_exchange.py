@@ -850,7 +850,8 @@ async def test_lease_lost_while_waiting_for_the_requesters_close_settles_nothing
 # --- a redelivery -------------------------------------------------------------------------------
 
 
-async def test_redelivery_on_a_spent_subject_ends_quietly_without_the_engine() -> None:
+@pytest.mark.parametrize("number", [1, 2])
+async def test_redelivery_on_a_spent_subject_ends_quietly_without_the_engine(number: int) -> None:
     calls: list[Any] = []
 
     async def called(request: Any, context: Context) -> AsyncIterator[Any]:
@@ -859,7 +860,7 @@ async def test_redelivery_on_a_spent_subject_ends_quietly_without_the_engine() -
 
     rig = IngressRig(called)
     async with ScriptedRequester() as requester:
-        serving = rig.start(request_payload(requester.address, 1), number=2)
+        serving = rig.start(request_payload(requester.address, 1), number=number, redelivered=True)
         (await requester.connection()).reset()
         ending = finished(await serving)
     assert (ending.outcome, ending.reason) == (

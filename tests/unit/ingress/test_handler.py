@@ -375,7 +375,7 @@ async def test_request_whose_workers_died_is_poison_and_its_caller_hears(
     max_crashes: int, said: str
 ) -> None:
     engine = Called()
-    rig = IngressRig(engine, max_crashes=max_crashes)
+    rig = IngressRig(engine, max_crashes=max_crashes, refusal_wait=0.02)
     async with ScriptedRequester() as requester:
         serving = rig.start(request_payload(requester.address), number=11, crashes=max_crashes)
         connection = await requester.connection()
@@ -385,6 +385,36 @@ async def test_request_whose_workers_died_is_poison_and_its_caller_hears(
     assert error_message(frames) == said
     assert (ending.outcome, ending.caller_told, engine.calls) == (Outcome.POISON, True, 0)
     assert rig.counts() == Counts(first_responses=0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "crashes", "outcome"),
+    [({}, 3, Outcome.POISON), ({"Dialback-Deadline": "1"}, 0, Outcome.EXPIRED)],
+)
+async def test_caller_who_has_left_the_stream_is_not_said_to_be_told_of_a_refusal(
+    headers: dict[str, str], crashes: int, outcome: Outcome
+) -> None:
+    rig = IngressRig(Called())
+    async with ScriptedRequester() as requester:
+        payload = request_payload(requester.address)
+        serving = rig.start(payload, headers=headers, number=4, crashes=crashes)
+        connection = await requester.connection()
+        await connection.frame()
+        connection.reset()  # a spent subject
+        ending = finished(await serving)
+    assert (ending.outcome, ending.caller_told) == (outcome, False)
+    assert bytes(connection.received) == HANDSHAKE
+
+
+async def test_first_delivery_that_is_refused_does_not_wait_for_a_spent_subject() -> None:
+    rig = IngressRig(Called(), max_crashes=0)  # waiting would take it a quarter of an hour
+    async with ScriptedRequester() as requester:
+        serving = rig.start(request_payload(requester.address))
+        connection = await requester.connection()
+        await connection.frames()
+        await connection.close()
+        ending = finished(await serving)
+    assert (ending.outcome, ending.caller_told) == (Outcome.POISON, True)
 
 
 async def test_request_that_was_delivered_often_but_never_crashed_is_served() -> None:

@@ -84,12 +84,11 @@ class Serving:
         *,
         number: int = 2,
         headers: dict[str, str] | None = None,
-        linger: float = PATIENT,
         answer_timeout: float = PATIENT,
     ) -> None:
         self.rig = IngressRig(
             target,
-            dial=DialSettings(attempts=1, linger=linger),
+            dial=DialSettings(attempts=1),
             answer_timeout=answer_timeout,
         )
         self.requester = ScriptedRequester()
@@ -299,7 +298,8 @@ async def test_a_newer_worker_takes_the_stream_away_and_nothing_is_settled() -> 
 
 
 async def test_a_requester_that_does_not_close_is_asked_again_by_the_next_dial() -> None:
-    async with Serving(Replaying(), linger=0.01) as serving:
+    soon = {"Dialback-Deadline": str(10**18 + 1)}  # the rig's clock stands still just before
+    async with Serving(Replaying(), headers=soon) as serving:
         await serving.home.send(answer(0))
         await serving.home.frames()
         assert isinstance(await serving.ending(), HandedBack)
@@ -391,6 +391,45 @@ async def test_a_lost_lease_settles_nothing() -> None:
         await first_items(serving.home, 5)
         serving.revocation.set(Revoked.LEASE_LOST)
         assert isinstance(await serving.ending(), Superseded)
+
+
+async def test_a_cancelled_stream_is_ended_and_not_handed_over() -> None:
+    async with Serving(Replaying(flow=True)) as serving:
+        await serving.home.send(answer(0))
+        await first_items(serving.home, 5)
+        serving.revocation.set(Revoked.CANCELLED, "wrong prompt")
+        ((_, text), final) = values_of(await serving.rest())
+        assert text.endswith("an operator cancelled the request: wrong prompt")
+        assert final == "final"
+        assert finished(await serving.ending()).outcome is Outcome.CANCELLED
+
+
+async def test_a_drain_waits_for_no_caller_that_has_not_read_to_the_end() -> None:
+    async with Serving(Replaying()) as serving:
+        await serving.home.send(answer(0))
+        await serving.home.frames()  # all is written, but the requester does not close
+        serving.revocation.offer_handover()
+        assert isinstance(await serving.ending(), HandedBack)
+
+
+async def test_an_engine_that_cannot_resume_is_not_run_again_for_a_caller_that_reads_slowly() -> (
+    None
+):
+    async with Serving(Counting()) as serving:
+        await serving.home.send(answer(0))
+        await serving.home.frames()
+        serving.revocation.set(Revoked.SHUTDOWN)
+        assert finished(await serving.ending()).outcome is Outcome.COMPLETED
+
+
+async def test_a_caller_that_reads_slowly_is_waited_for() -> None:
+    async with Serving(Replaying()) as serving:
+        await serving.home.send(answer(0))
+        await serving.home.frames()
+        await asyncio.sleep(0)
+        assert not serving.task.done()
+        await serving.home.close()
+        assert finished(await serving.ending()).outcome is Outcome.COMPLETED
 
 
 # --- replays that are none ------------------------------------------------------------------

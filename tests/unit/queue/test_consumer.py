@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
@@ -25,7 +24,7 @@ from dialback.queue.api import JetStreamApi
 from dialback.queue.connection import ServerAddress
 from dialback.queue.consumer import Consumer, Drained
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
-from dialback.queue.delivery import LeaseExpiredError, Settler
+from dialback.queue.delivery import Answerable, LeaseExpiredError, Settler
 from dialback.queue.epochs import Epochs
 from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.queue.note import Note, Stored
@@ -34,7 +33,7 @@ from dialback.queue.policy import RetryPolicy
 from dialback.queue.publisher import Publisher
 from dialback.queue.topology import Endpoint
 from support.eventually import eventually
-from support.fake_jetstream import PUBLISHED_NS, FakeJetStream
+from support.fake_jetstream import PUBLISHED_NS, FakeJetStream, ack_subject
 from support.queue_rig import LANES, LIMIT
 
 CREATED = "2026-01-02T03:04:05.000000006Z"
@@ -56,17 +55,21 @@ class RecordingSettler(Settler):
         self.happened: list[str] = []
         self.failing = False
         self.gate: asyncio.Event | None = None
+        self.replies: list[str] = []
+        self.asked = 0
 
     @override
     async def confirm(
-        self, message: Msg, body: bytes, *, lost: Callable[[], bool] = lambda: False
+        self, target: Answerable, body: bytes, *, lost: Callable[[], bool] = lambda: False
     ) -> None:
+        self.asked += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.failing:
             raise ServerUnavailableError("never confirmed")
         if lost():
             raise LeaseExpiredError("too late")
+        self.replies.append(target.reply)
         self.bodies.append(body)
         self.happened.append(body[:4].decode())
 
@@ -103,6 +106,7 @@ class RecordingNotes(Notes):
         self.kept: dict[str, Note] = {}
         self.happened = happened
         self.failing = False
+        self.gate: asyncio.Event | None = None
 
     @override
     async def read(self, key: str) -> Stored | None:
@@ -122,6 +126,8 @@ class RecordingNotes(Notes):
         lost: Callable[[], bool] = lambda: False,
     ) -> bool:
         self.happened.append("write")
+        if self.gate is not None:
+            await self.gate.wait()
         if self.failing:
             return False
         self.kept[key] = self.kept.get(key, Note()).merged(addition)
@@ -151,6 +157,7 @@ class Bench:
 
     server: FakeJetStream
     slots: int = 2
+    handle: Callable[[Delivery], Awaitable[Ending]] = field(default_factory=lambda: until_revoked)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     leases: RecordingLeases = field(default_factory=RecordingLeases)
     deliveries: list[Delivery] = field(default_factory=list[Delivery])
@@ -179,7 +186,6 @@ class Bench:
             worker="pod-1",
             policy=RetryPolicy(max_attempts=3, retry_delay=2.0),
         )
-        self.handle: Callable[[Delivery], Awaitable[Ending]] = until_revoked
 
     async def _refresh(self) -> None:
         self.refreshed += 1
@@ -204,6 +210,14 @@ class Bench:
             return len(self.deliveries), self.consumer.in_flight
 
         await eventually(both, lambda seen: seen[0] >= count and seen[1] == count)
+
+    async def settling(self) -> None:
+        """Wait until an answer is on its way."""
+
+        async def asked() -> int:
+            return self.settler.asked
+
+        await eventually(asked, lambda count: count > 0)
 
     async def done(self, count: int) -> None:
         """Wait until so many deliveries have come and all have ended."""
@@ -806,8 +820,225 @@ async def test_a_recreated_consumer_is_another_epoch(bench: Bench) -> None:
     assert (epochs, bench.refreshed) == ([CREATED_NS, CREATED_NS, CREATED_NS + 1], 1)
 
 
+async def test_a_request_that_another_worker_left_interrupted_is_none_of_this_shutdown(
+    bench: Bench,
+) -> None:
+    await bench.one(finished(Outcome.INTERRUPTED))
+    bench.consumer.puller.stop()
+    drained = await bench.consumer.drain(LIMIT, reserve=0.0, hurry=asyncio.Event())
+    assert (drained.interrupted, bench.outcomes()) == (0, {Outcome.INTERRUPTED: 1})
+
+
 async def test_the_end_of_a_drain_waits_for_notes_that_are_being_written(bench: Bench) -> None:
     await bench.one(Superseded(request_id="r", reason="higher delivery"))
     bench.consumer.puller.stop()
     await bench.consumer.drain(LIMIT, reserve=0.0, hurry=asyncio.Event())
     assert list(bench.notes.kept.values()) == [Note(superseded=numbers(1))]
+
+
+# --- the same message again (a restarted server forgets what it has delivered) -----------------
+
+
+async def again(bench: Bench, *, number: int = 1) -> None:
+    """Deliver the last message once more, and wait until it has been taken."""
+    kept = len(bench.leases.kept)
+    bench.server.put("normal", bench.sequence, number=number, data=b"payload")
+
+    async def taken() -> int:
+        return len(bench.leases.kept)
+
+    await eventually(taken, lambda count: count > kept)
+
+
+async def happened(bench: Bench) -> list[str]:
+    return bench.settler.happened
+
+
+def held(bench: Bench) -> list[str]:
+    """The ack subjects whose leases are kept."""
+    return list(bench.leases._leases)  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_what_runs_goes_on_with_a_repetition_and_answers_that(
+    bench: Bench, number: int
+) -> None:
+    ended = asyncio.Event()
+
+    async def handle(_: Delivery) -> Ending:
+        await ended.wait()
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = handle
+    bench.put()
+    await bench.busy(1)
+    await again(bench, number=number)
+    assert (len(bench.deliveries), bench.consumer.in_flight) == (1, 1)
+    assert bench.counted("dialback_slots", state="free") == 1
+    assert held(bench) == [ack_subject("normal", 1, number=number)]
+    ended.set()
+    await bench.done(1)
+    assert bench.settler.replies == [ack_subject("normal", 1, number=number)]
+    assert (bench.ends(), bench.outcomes()) == (
+        {DeliveryEnd.SETTLED: 1},
+        {Outcome.COMPLETED: 1},
+    )
+    assert len(bench.leases) == 0
+
+
+async def test_a_loss_of_the_lease_before_the_repetition_is_no_loss(bench: Bench) -> None:
+    bench.put()
+    await bench.busy(1)
+    await again(bench)
+    bench.leases.lose(0)
+    assert bench.deliveries[0].revocation.reason is None
+    bench.leases.lose(1)
+    await bench.done(1)
+    assert bench.deliveries[0].revocation.reason is Revoked.LEASE_LOST
+
+
+@pytest.mark.parametrize(("first", "second", "earlier"), [(1, 1, ()), (2, 1, ()), (1, 2, (1,))])
+async def test_what_is_handed_back_after_a_repetition_is_noted_under_its_number(
+    bench: Bench, first: int, second: int, earlier: tuple[int, ...]
+) -> None:
+    ended = asyncio.Event()
+
+    async def handle(_: Delivery) -> Ending:
+        await ended.wait()
+        return HandedBack(request_id="r", reason="drain")
+
+    bench.handle = handle
+    bench.put(number=first)
+    await bench.busy(1)
+    await again(bench, number=second)
+    ended.set()
+    await bench.done(1)
+    await bench.noted(Note(handed_back=numbers(second), superseded=numbers(*earlier)))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.INVALID])
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_removal_under_way_answers_the_repetition(
+    bench: Bench, outcome: Outcome, *, lost: bool
+) -> None:
+    async def handle(_: Delivery) -> Ending:
+        return finished(outcome)
+
+    bench.handle = handle
+    bench.settler.gate = asyncio.Event()
+    bench.put()
+    await bench.settling()
+    if lost:
+        bench.leases.lose(0)
+    await again(bench, number=2)
+    bench.settler.gate.set()
+    await bench.done(1)
+    assert bench.settler.replies == [ack_subject("normal", 1, number=2)]
+    assert (bench.ends(), bench.outcomes()) == ({DeliveryEnd.SETTLED: 1}, {outcome: 1})
+    assert len(bench.leases) == 0
+
+
+async def test_what_is_being_handed_back_runs_again_once_that_is_over_and_is_kept(
+    bench: Bench,
+) -> None:
+    endings: list[Ending] = [HandedBack(request_id="r", reason="x"), finished(Outcome.COMPLETED)]
+
+    async def handle(_: Delivery) -> Ending:
+        return endings.pop(0)
+
+    bench.handle = handle
+    bench.settler.gate = asyncio.Event()
+    bench.put()
+    await bench.settling()
+    await again(bench)
+    assert len(bench.deliveries) == 1
+    bench.settler.gate.set()
+    await bench.done(2)
+    assert bench.settler.bodies == [b"+ACK"]  # a NAK would take it away from ourselves
+    assert bench.outcomes() == {Outcome.COMPLETED: 1}
+    assert len(bench.leases) == 0
+
+
+async def test_after_a_lost_lease_the_repetition_waits_for_the_end_of_the_first_run(
+    bench: Bench,
+) -> None:
+    ended = asyncio.Event()
+    running: list[int] = []
+
+    async def handle(delivery: Delivery) -> Ending:
+        running.append(delivery.number)
+        assert len(running) == 1
+        await ended.wait()
+        running.remove(delivery.number)
+        if delivery.number == 1:
+            return Superseded(request_id="r", reason="lease lost")
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = handle
+    bench.put()
+    await bench.busy(1)
+    bench.leases.kept[0].confirmed -= 31.0  # expired, and the lease thread has not noticed
+    await again(bench, number=2)
+    assert bench.deliveries[0].revocation.reason is Revoked.LEASE_LOST
+    assert (len(bench.deliveries), bench.consumer.in_flight) == (1, 2)
+    assert held(bench) == [ack_subject("normal", 1, number=2)]
+    ended.set()
+    await bench.done(2)
+    assert bench.settler.replies == [ack_subject("normal", 1, number=2)]
+    assert bench.outcomes() == {Outcome.COMPLETED: 1}
+    assert bench.ends() == {DeliveryEnd.SUPERSEDED: 1, DeliveryEnd.SETTLED: 1}
+
+
+async def test_a_hand_back_without_a_slot_yields_to_the_repetition() -> None:
+    ended = asyncio.Event()
+
+    async def handle(_: Delivery) -> Ending:
+        await ended.wait()
+        return finished(Outcome.COMPLETED)
+
+    bench = Bench(FakeJetStream(), slots=1, handle=handle)
+    bench.notes.gate = asyncio.Event()
+    async with consuming(bench):
+        await eventually(lambda: lingering(bench), lambda count: count == 3)
+        bench.server.put("high", 1)
+        bench.server.put("normal", 2)
+        await eventually(lambda: happened(bench), lambda events: events == ["write"])
+        ended.set()
+        await bench.done(1)
+        bench.sequence = 2
+        await again(bench)
+        assert (len(bench.deliveries), bench.consumer.in_flight) == (1, 1)
+        bench.notes.gate.set()
+        await bench.done(2)
+    assert bench.settler.bodies == [b"+ACK", b"+ACK"]
+    assert bench.ends() == {DeliveryEnd.SETTLED: 2, DeliveryEnd.SUPERSEDED: 1}
+
+
+async def test_a_drain_keeps_a_repetition_of_what_it_lets_finish(bench: Bench) -> None:
+    ended = asyncio.Event()
+
+    async def handle(_: Delivery) -> Ending:
+        await ended.wait()
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = handle
+    bench.put()
+    await bench.busy(1)
+    await eventually(lambda: lingering(bench), lambda count: count > 0)
+    bench.consumer.puller.stop()
+    await again(bench, number=2)
+    ended.set()
+    await bench.done(1)
+    assert (bench.settler.bodies, len(bench.leases)) == ([b"+ACK"], 0)
+
+
+async def test_what_was_published_before_a_reconnect_may_have_been_delivered_before(
+    bench: Bench,
+) -> None:
+    await bench.one(finished(Outcome.COMPLETED))
+    bench.consumer.puller.reset()
+    bench.notes.kept[bench.next_key()] = Note(finished=Outcome.COMPLETED)
+    bench.put()
+    await eventually(lambda: ends_of(bench), lambda ends: ends == {"settled": 2})
+    await bench.one(finished(Outcome.COMPLETED), number=2)
+    assert [delivery.redelivered for delivery in bench.deliveries] == [False, True]

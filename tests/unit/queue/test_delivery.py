@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import dataclass
 
 import nats.errors
 import orjson
@@ -178,3 +179,37 @@ async def test_a_moment_without_a_taker_asks_for_no_proof() -> None:
     server = FakeJetStream(answers=[nats.errors.NoRespondersError(), b""])
     await Settler(server.client).confirm(REPLY, ACK)
     assert [subject for subject, _, _ in server.requests] == [V1, V1]
+
+
+@dataclass
+class Twice:
+    """A work whose message is delivered again."""
+
+    reply: str = V1
+
+
+async def test_a_repetition_is_answered_by_the_next_attempt() -> None:
+    again, work = V1.replace(".3.17.", ".4.17."), Twice()
+
+    def lost() -> bool:
+        work.reply = again if server.requests else V1
+        return False
+
+    server = FakeJetStream(answers=[nats.errors.NoRespondersError(), b""])
+    await Settler(server.client).confirm(work, ACK, lost=lost)
+    assert [subject for subject, _, _ in server.requests] == [V1, again]
+
+
+async def test_the_first_answer_is_short_until_the_server_knows_the_delivery() -> None:
+    server = FakeJetStream(is_connected=False)
+    server.answers = [nats.errors.TimeoutError(), nats.errors.TimeoutError()]
+    server.answers += [nats.errors.TimeoutError(), FOUND, b""]
+    confirming = asyncio.create_task(Settler(server.client).confirm(REPLY, ACK))
+    await asyncio.sleep(0)
+    server.is_connected = True
+    await confirming
+    assert [
+        seconds
+        for (subject, _, _), seconds in zip(server.requests, server.timeouts, strict=True)
+        if subject == V1
+    ] == [1.0, 1.0, 5.0]

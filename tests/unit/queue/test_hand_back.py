@@ -1,9 +1,11 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 from nats.aio.msg import Msg
 
-from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
+from dialback.errors import QueueError, ServerUnavailableError
+from dialback.queue.delivery import DeliveryInfo, LeaseExpiredError, parse_ack_subject
 from dialback.queue.hand_back import HandBacks
 from support.fake_jetstream import ack_subject, message
 
@@ -68,3 +70,41 @@ async def test_a_hand_back_that_fails_is_logged_and_not_counted(
     await hand_backs.close()
     assert counted == []
     assert "the wire is cut" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ServerUnavailableError("-NAK not confirmed"), LeaseExpiredError("-NAK came too late")],
+)
+async def test_a_hand_back_that_is_not_confirmed_is_one_warning_without_a_traceback(
+    error: QueueError, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted: list[None] = []
+
+    async def hand_back(_: Msg, __: DeliveryInfo) -> None:
+        raise error
+
+    hand_backs = HandBacks(hand_back, lambda: counted.append(None))
+    hand_backs.start(MESSAGE, info())
+    await hand_backs.close()
+    assert counted == []
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert record.message == "a message was not handed back; it comes again when its lease ends"
+    assert record.__dict__["reason"] == str(error)
+
+
+async def test_a_late_hand_back_that_loses_its_cancellation_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dialback.queue.hand_back._WAIT_AT_END", 0.01)
+    monkeypatch.setattr("dialback.tasks._AGAIN", 0.01)
+
+    async def hand_back(_: Msg, __: DeliveryInfo) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()  # the note, answered in the turn of the cancellation
+        await asyncio.Event().wait()  # the NAK, which is not answered
+
+    hand_backs = HandBacks(hand_back, lambda: None)
+    hand_backs.start(MESSAGE, info())
+    await hand_backs.close()

@@ -171,3 +171,14 @@ async def test_what_is_held_is_reported_from_its_delivery_to_its_end() -> None:
     leases.remove(first)
     assert list(report.leases) == ["$JS.ACK.2"]
     assert report.words == ["held $JS.ACK.1", "held $JS.ACK.2", "released $JS.ACK.1"]
+
+
+def test_a_lease_that_was_replaced_takes_nothing_from_its_successor() -> None:
+    report = Reported()
+    leases = LeaseKeeper(ServerAddress(), name="t", ack_wait=1.0, report=report)
+    first = leases.add("$JS.ACK.1", lambda: None)
+    second = leases.add("$JS.ACK.1", lambda: None)  # a restarted server repeats a reply subject
+    leases.remove(first)
+    assert (len(leases), list(report.leases)) == (1, ["$JS.ACK.1"])
+    leases.remove(second)
+    assert (len(leases), list(report.leases)) == (0, [])

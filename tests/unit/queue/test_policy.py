@@ -162,3 +162,17 @@ def test_the_earlier_limit_counts_and_a_passed_one_for_the_first_item_does_not(
 ) -> None:
     headers = {"Dialback-Deadline": deadline, "Dialback-Start-By": start_by}
     assert seconds_left(headers, 10_000_000_000) == left
+
+
+@pytest.mark.parametrize(("hand_backs", "delay"), [(0, 0.2), (1, 0.4), (5, 6.4), (50, 30.0)])
+def test_deliveries_that_bring_nothing_come_again_ever_later(hand_backs: int, delay: float) -> None:
+    ending = HandedBack(request_id="r", reason="lost", delay=0.2, fruitless=True)
+    decision = disposition_for(
+        ending,
+        attempts=0,
+        left=None,
+        policy=RetryPolicy(),
+        jitter=lambda: 1.0,
+        hand_backs=hand_backs,
+    )
+    assert decision == Nak(delay, retry=False)

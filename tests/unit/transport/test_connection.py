@@ -342,6 +342,21 @@ async def test_a_half_close_is_told_once_and_writing_goes_on(requester: Scripted
     assert recorder.error is None
 
 
+async def test_a_half_close_towards_a_peer_that_died_unseen_closes(
+    requester: ScriptedRequester,
+) -> None:
+    recorder = Recorder()
+    connection, peer = await _connect(requester, recorder)
+    connection.pause_reading()
+    await peer.close()
+    connection.write(encode(b"", b"x"))  # nobody is there any more: it is answered with a reset
+    connection.half_close()
+    connection.resume_reading()
+    await recorder.closed.wait()
+    connection.half_close()
+    assert not connection.open
+
+
 async def test_nothing_can_be_written_before_a_connection_is_made_or_after_it_is_closed(
     requester: ScriptedRequester,
 ) -> None:
@@ -491,3 +506,13 @@ def test_under_uvloop_a_slow_peer_holds_the_writer_back_and_a_reset_is_seen() ->
     loop_factory = cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         assert runner.run(main())
+
+
+def test_under_uvloop_a_half_close_towards_a_peer_that_died_unseen_closes() -> None:
+    async def main() -> None:
+        async with ScriptedRequester() as requester:
+            await test_a_half_close_towards_a_peer_that_died_unseen_closes(requester)
+
+    loop_factory = cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())

@@ -1,11 +1,12 @@
 """The requester's end of a stream that survives its worker (overview section 4)."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import uvloop
+from typing_extensions import override
 from xxhash import xxh3_64
 
 from dialback.errors import (
@@ -23,7 +24,7 @@ from dialback.transport.messages import PayloadCodec, ResumeOffer
 from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.response_stream import EndState
 from dialback.transport.resume_frames import read_answer
-from dialback.transport.two_part import TwoPartMessage, encode
+from dialback.transport.two_part import TwoPartMessage, decode, encode
 from support.resumable_worker import offering, resuming, said, superseded
 from support.scripted_worker import (
     FINAL,
@@ -217,6 +218,45 @@ async def test_an_orderly_hand_over_without_an_item_is_no_failure(stream: Stream
         assert said(answer) == (0, 1)
 
 
+async def _replaced_while_held_back(receiver: ResponseReceiver) -> int:
+    """Fill the buffer, then let two workers dial; return the items that are in it."""
+    receiver.attach(SilentLine(1))
+    while not receiver.held_back:
+        receiver.receive_body(encode_item(0, JSON))
+    receiver.attach(SilentLine(2))
+    receiver.attach(last := RecordingLine(3))
+    (answer,) = last.sent
+    count, fruitless = said(decode(answer))
+    assert fruitless == 0, "worker 2 wrote what nobody read"
+    receiver.detach(last, LineEnd.LOST, "lost")
+    return count
+
+
+async def test_workers_that_are_lost_while_the_caller_is_slow_are_not_fruitless(
+    stream: Stream,
+) -> None:
+    count = await _replaced_while_held_back(stream.receiver)
+    async with stream.worker(4) as (_, answer):
+        assert said(answer) == (count, 0)
+
+
+async def test_a_loss_that_is_seen_when_the_caller_reads_again_is_not_fruitless(
+    stream: Stream,
+) -> None:
+    count = await _replaced_while_held_back(stream.receiver)
+    async with stream.worker(4) as (worker, _):
+        await worker.send(PROLOGUE)
+        worker.half_close()
+        assert await stream.items(count) == [0] * count
+        await stream.disconnected()
+    for delivery, fruitless in ((5, 0), (6, 1)):
+        async with stream.worker(delivery) as (worker, answer):
+            assert said(answer) == (count, fruitless)
+            await worker.send(PROLOGUE)
+            worker.reset()
+            await stream.disconnected()
+
+
 # --- fencing ------------------------------------------------------------------------------
 
 
@@ -390,7 +430,8 @@ async def test_before_the_first_item_the_callers_timeout_is_the_only_limit(
 class SilentLine:
     """A worker's connection that is only there."""
 
-    offer: ResumeOffer | None = ResumeOffer(1, 1)
+    def __init__(self, delivery: int = 1) -> None:
+        self.offer: ResumeOffer | None = ResumeOffer(delivery, 1)
 
     def send(self, frame: bytes) -> None:
         """Written nowhere."""
@@ -403,6 +444,44 @@ class SilentLine:
 
     def dismiss(self, delivery: int) -> None:
         """Nobody to tell."""
+
+
+class RecordingLine(SilentLine):
+    """A worker's connection that keeps what it is told."""
+
+    def __init__(self, delivery: int = 1) -> None:
+        super().__init__(delivery)
+        self.sent: list[bytes] = []
+
+    @override
+    def send(self, frame: bytes) -> None:
+        self.sent.append(frame)
+
+
+class BrokenLine(SilentLine):
+    """A worker's connection that fails when it is let go."""
+
+    def __init__(self, newer: RecordingLine) -> None:
+        super().__init__()
+        self._newer = newer
+        self.told_first: list[bytes] = []
+
+    @override
+    def dismiss(self, delivery: int) -> None:
+        self.told_first = list(self._newer.sent)
+        raise OSError(107, "Transport endpoint is not connected")
+
+
+async def test_a_newer_worker_is_answered_before_the_older_one_is_let_go(stream: Stream) -> None:
+    receiver, newer = stream.receiver, RecordingLine(2)
+    older = BrokenLine(newer)
+    receiver.attach(older)
+    with pytest.raises(OSError, match="not connected"):
+        receiver.attach(newer)
+    (answer,) = older.told_first
+    assert said(decode(answer)) == (0, 1)
+    receiver.receive_body(encode_item(0, JSON))
+    assert await stream.items(1) == [0]
 
 
 async def test_the_limit_is_for_the_next_dial_not_for_its_first_item(stream: Stream) -> None:
@@ -429,6 +508,54 @@ async def test_a_worker_that_breaks_the_protocol_ends_the_stream(stream: Stream)
         assert await worker.frame() == KILL
         assert await worker.frame() is None
     assert stream.listener.registered == 0
+
+
+ERROR = body(encode_error_item(backend_error(Unknown, "boom"), JSON))
+
+
+@pytest.mark.parametrize("how", ["reset", "half_close", "sentinel"])
+async def test_a_worker_lost_between_its_error_item_and_the_final_has_completed_the_stream(
+    stream: Stream, how: str
+) -> None:
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + item(0) + ERROR)
+        assert await stream.items(1) == [0]
+        with pytest.raises(ResponseError, match="boom"):
+            await stream.receiver.next_item()
+        assert stream.receiver.end is None
+        if how == "sentinel":
+            await worker.send(SENTINEL)
+        else:
+            getattr(worker, how)()
+        assert await stream.rest() == []
+    assert stream.receiver.end is EndState.COMPLETE
+    assert stream.interruptions == []
+    async with dialling(stream.address, offering(stream.receiver.subject, 2)) as late:
+        assert await late.frame() is None
+
+
+async def test_a_worker_that_dials_after_anothers_error_item_is_reset(stream: Stream) -> None:
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + item(0) + ERROR)
+        assert await stream.items(1) == [0]
+        with pytest.raises(ResponseError, match="boom"):
+            await stream.receiver.next_item()
+        async with dialling(stream.address, offering(stream.receiver.subject, 2)) as newer:
+            assert await newer.frame() is None
+        assert await stream.rest() == []
+        await worker.send(FINAL + SENTINEL)
+        assert await worker.frame() is None, "closed in order"
+    assert stream.receiver.end is EndState.COMPLETE
+    assert stream.interruptions == []
+
+
+async def test_garbage_behind_an_error_item_proves_nothing_complete(stream: Stream) -> None:
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + ERROR + encode(b'"go"'))
+        with pytest.raises(ResponseError, match="boom"):
+            await stream.receiver.next_item()
+        with pytest.raises(StreamInterrupted, match="broke the protocol"):
+            await stream.receiver.next_item()
 
 
 async def test_a_refusal_is_final_for_a_resumed_stream_too(stream: Stream) -> None:
@@ -476,30 +603,45 @@ async def test_a_worker_that_says_so_and_stays_is_closed_on(
 # --- stop and kill --------------------------------------------------------------------------
 
 
-async def test_a_stop_with_nobody_connected_goes_to_the_next_worker_behind_the_answer(
+async def test_a_stop_before_the_first_dial_goes_to_the_worker_behind_the_answer(
     stream: Stream,
 ) -> None:
-    async with stream.worker(1) as (worker, _):
-        await worker.send(PROLOGUE + item(0) + SENTINEL)
-        assert await worker.frame() is None
     stream.receiver.stop()
-    async with stream.worker(2) as (worker, answer):
-        assert said(answer) == (1, 0)
+    assert stream.receiver.end is None
+    async with stream.worker(1) as (worker, answer):
+        assert said(answer) == (0, 0)
         assert await worker.frame() == STOP
-        await worker.send(PROLOGUE + FINAL + SENTINEL)
+        await worker.send(PROLOGUE + item(0) + FINAL + SENTINEL)
         assert await stream.rest() == [0]
         assert await worker.frame() is None
     assert stream.receiver.end is EndState.COMPLETE
 
 
-async def test_a_stop_that_nobody_comes_for_is_a_quiet_end(stream: Stream) -> None:
-    stream.register(JSON, timeout=0.05)
+@pytest.mark.parametrize("items", [[], [0, 1]])
+async def test_a_stop_with_the_worker_lost_ends_the_stream_at_once(
+    stream: Stream, items: list[int]
+) -> None:
     async with stream.worker(1) as (worker, _):
-        await worker.send(PROLOGUE + item(0) + SENTINEL)
+        await worker.send(PROLOGUE + b"".join(map(item, items)) + SENTINEL)
         assert await worker.frame() is None
     stream.receiver.stop()
-    assert await stream.rest() == [0]
     assert stream.receiver.end is EndState.CANCELLED
+    assert stream.listener.registered == 0
+    assert await stream.rest() == items
+
+
+async def test_a_stop_that_a_replaced_worker_heard_is_said_to_the_newer_one(
+    stream: Stream,
+) -> None:
+    async with stream.worker(1) as (older, _):
+        stream.receiver.stop()
+        assert await older.frame() == STOP
+        async with stream.worker(2) as (newer, answer):
+            assert said(answer) == (0, 1)
+            assert await newer.frame() == STOP
+            await newer.send(PROLOGUE + FINAL)
+            assert await stream.rest() == []
+    assert stream.receiver.end is EndState.COMPLETE
 
 
 async def test_a_worker_that_is_lost_after_the_stop_is_not_replaced(stream: Stream) -> None:
@@ -523,6 +665,29 @@ async def test_a_kill_with_nobody_connected_spends_the_subject(stream: Stream) -
     async with dialling(stream.address, offering(stream.receiver.subject, 2)) as late:
         assert await late.frame() is None
     assert await stream.rest() == [0]
+
+
+async def test_an_interrupted_stream_kills_its_worker_and_keeps_what_has_arrived(
+    stream: Stream,
+) -> None:
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + item(0) + item(1))
+        assert await stream.items(1) == [0]
+        stream.receiver.interrupt("enough")
+        assert await worker.frame() == KILL
+        assert await worker.frame() is None
+    assert await stream.items(1) == [1]
+    with pytest.raises(StreamInterrupted, match="after 2 items: enough"):
+        await stream.receiver.next_item()
+    assert stream.receiver.end is EndState.BROKEN
+    stream.receiver.interrupt("again")
+
+
+async def test_a_stopped_stream_that_is_interrupted_ends_quietly(stream: Stream) -> None:
+    stream.receiver.stop()
+    stream.receiver.interrupt("enough")
+    assert await stream.rest() == []
+    assert stream.receiver.end is EndState.CANCELLED
 
 
 # --- what the caller is told ------------------------------------------------------------------
@@ -550,11 +715,38 @@ async def test_every_interruption_is_told_with_what_was_seen(stream: Stream) -> 
     assert stream.receiver.interruptions == 3
 
 
-def test_a_replaced_worker_is_drained_under_uvloop_too() -> None:
+async def test_a_worker_that_died_unseen_while_the_caller_was_slow_is_replaced(
+    stream: Stream,
+) -> None:
+    receiver = stream.receiver
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + b"".join(map(item, range(100))))
+        while not receiver.held_back:  # noqa: ASYNC110 -- the receiver has no event for it
+            await asyncio.sleep(0)
+    # Closed with nobody to read: the next byte that is sent there brings a reset.
+    async with stream.worker(2) as (newer, answer):
+        delivered, fruitless = said(answer)
+        assert fruitless == 0
+        rest = b"".join(map(item, range(delivered, 200)))
+        await newer.send(PROLOGUE + rest + FINAL + SENTINEL)
+        assert await stream.rest() == list(range(200))
+        assert await newer.frame() is None
+    assert [one.reason for one in stream.interruptions] == ["a newer worker dialled"]
+    assert (receiver.end, receiver.resumed) == (EndState.COMPLETE, 1)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_worker_that_was_replaced_and_writes_on_for_long_is_drained_not_reset,
+        test_a_worker_that_died_unseen_while_the_caller_was_slow_is_replaced,
+    ],
+)
+def test_it_is_the_same_under_uvloop(test: Callable[[Stream], Awaitable[None]]) -> None:
     async def main() -> None:
         listener = ResponseListener()
         stream = Stream(listener, await listener.start())
-        await test_a_worker_that_was_replaced_and_writes_on_for_long_is_drained_not_reset(stream)
+        await test(stream)
         await listener.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -206,15 +206,15 @@ def test_the_tally_has_number_and_digest_of_the_bodies() -> None:
 def test_workers_without_an_item_are_counted_until_one_brings_one() -> None:
     tally = Tally(resumable=True)
     for expected in (1, 2):
-        tally.worker_ended(orderly=False)
+        tally.worker_ended(blameless=False)
         assert tally.fruitless == expected
-    tally.worker_ended(orderly=True)
+    tally.worker_ended(blameless=True)
     assert tally.fruitless == 2, "a hand-over is no failure"
     tally.add(b"x")
     assert tally.fruitless == 0
-    tally.worker_ended(orderly=False)
+    tally.worker_ended(blameless=False)
     assert tally.fruitless == 0, "it brought an item"
-    tally.worker_ended(orderly=False)
+    tally.worker_ended(blameless=False)
     assert tally.fruitless == 1
 
 

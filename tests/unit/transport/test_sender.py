@@ -406,6 +406,36 @@ async def test_finish_is_content_when_the_linger_is_over(requester: ScriptedRequ
     assert await peer.frame() is None
 
 
+async def test_finish_may_wait_another_time_than_the_senders_own(
+    requester: ScriptedRequester,
+) -> None:
+    sender, peer = await _streaming(requester)
+    sender.write_final(FINAL)
+    await sender.finish(linger=0.0)
+    assert (await peer.frames())[-1] == SENTINEL
+    assert await peer.frame() is None
+    assert not sender.peer_closed
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_finish_may_wait_as_long_as_the_connection_lives(
+    requester: ScriptedRequester, how: str
+) -> None:
+    sender, peer = await _streaming(requester, linger=0.0)
+    sender.write_final(FINAL)
+    finishing = asyncio.create_task(sender.finish(linger=None))
+    assert (await peer.frames())[-1] == SENTINEL
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not finishing.done()
+    if how == "close":
+        await peer.close()
+    else:
+        peer.reset()
+    await finishing
+    assert sender.peer_closed is (how == "close")
+
+
 async def test_finish_waits_no_longer_when_the_process_ends(requester: ScriptedRequester) -> None:
     sender, peer = await _streaming(requester)
     sender.write_final(FINAL)
