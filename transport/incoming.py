@@ -73,7 +73,7 @@ class IncomingConnection:
             case RequesterEvent.REFUSAL if self._receiver is not None:
                 assert self._end.prologue is not None  # noqa: S101 -- set by receive()
                 self._receiver.refuse(self._end.prologue)
-                self.connection.close()
+                self._close_later()  # the worker's sentinel is under way
             case RequesterEvent.SENTINEL:
                 self._sentinel()
             case _:

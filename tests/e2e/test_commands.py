@@ -58,8 +58,8 @@ async def _run(*arguments: str, server: str = "", stdin: bytes = b"") -> Ended:
 async def test_the_demo_kills_a_worker_and_everything_arrives() -> None:
     ended = await _run("demo")
     assert ended.code == 0, ended.out + ended.err
-    assert "killed with SIGKILL before the first word of request K" in ended.out
-    assert "6 of 6 requests complete, 67 items, each once and in order" in ended.out
+    assert "killed with SIGKILL after word 11 of request K" in ended.out
+    assert "6 of 6 requests complete, 85 items, each once and in order" in ended.out
     assert "everything arrived" in ended.out
 
 
