@@ -48,9 +48,14 @@ class Heard(Enum):
     """A worker serves the stream, or has begun to."""
 
 
-def offer_of(delivery: Delivery) -> ResumeOffer:
-    """Return what a worker says of itself when it dials a resumable stream."""
-    return ResumeOffer(delivery.number, delivery.epoch)
+def offer_of(delivery: Delivery, *, unable: bool) -> ResumeOffer:
+    """Return what a worker says of itself when it dials a resumable stream.
+
+    Args:
+        delivery: The delivery that it has.
+        unable: Whether it could not go on where another worker was lost.
+    """
+    return ResumeOffer(delivery.number, delivery.epoch, unable=unable)
 
 
 def expiry(reason: str = EXPIRED) -> DynamoError:

@@ -175,7 +175,7 @@ class Ingress:
         # Whoever had it before may have spent its subject.
         wait = self._tools.settings.refusal_wait if delivery.redelivered else 0.0
         return await Answerer(self._dialer, wait).answer(
-            call_home, error, offer=offer_of(delivery), revocation=delivery.revocation
+            call_home, error, offer=offer_of(delivery, unable=True), revocation=delivery.revocation
         )
 
     def _given_up(
@@ -215,7 +215,8 @@ class Ingress:
 
     async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
         home = parsed.call_home
-        offer = offer_of(delivery) if home.resumable else None
+        unable = self._engine.resume is None
+        offer = offer_of(delivery, unable=unable) if home.resumable else None
         left = self._left(parsed)
         try:
             sender = await unless_revoked(

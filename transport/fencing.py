@@ -46,6 +46,11 @@ def judge(dial: ResumeOffer | None, serving: Serving | None, delivered: int) -> 
     """
     if dial is None or (serving is not None and serving.offer is None):
         return Verdict.SERVES if delivered == 0 else Verdict.SPENT
-    if serving is None or serving.offer is None or dial.rank > serving.offer.rank:
+    if serving is None or serving.offer is None:
         return Verdict.SERVES
-    return Verdict.OUTRANKED
+    if dial.rank <= serving.offer.rank:
+        return Verdict.OUTRANKED
+    if delivered and dial.unable and dial.epoch != serving.offer.epoch:
+        # A new consumer delivers again what runs. This one could do nothing but break it off.
+        return Verdict.OUTRANKED
+    return Verdict.SERVES

@@ -124,10 +124,11 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     Attributes:
         subject: The stream subject of the connection info.
         stream_type: ``response``.
-        resume: 1 if the worker waits for a :class:`ResumeAnswer`. This key and the next two
+        resume: 1 if the worker waits for a :class:`ResumeAnswer`. This key and the next ones
             are ours alone (overview section 4) and left out together.
         delivery: Which delivery of the request dials, 1 for the first.
         epoch: When the consumer was created, Unix nanoseconds.
+        unable: 1 if its engine cannot go on where another worker was lost; else left out.
     """
 
     subject: str
@@ -135,13 +136,14 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     resume: int | msgspec.UnsetType = msgspec.UNSET
     delivery: _U64 | msgspec.UnsetType = msgspec.UNSET
     epoch: _U64 | msgspec.UnsetType = msgspec.UNSET
+    unable: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def offer(self) -> "ResumeOffer | None":
         """What the worker announced; ``None`` for one that knows nothing of it."""
         if self.resume != 1:
             return None
-        return ResumeOffer(self.delivery or 0, self.epoch or 0)
+        return ResumeOffer(self.delivery or 0, self.epoch or 0, unable=self.unable == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,12 @@ class ResumeOffer:
         delivery: Which delivery of the request it serves, 1 for the first.
         epoch: When the consumer was created, Unix nanoseconds: with a new consumer the
             delivery numbers begin anew.
+        unable: Whether it could only start over: its engine declares no way to resume.
     """
 
     delivery: int
     epoch: int
+    unable: bool = False
 
     @property
     def rank(self) -> tuple[int, int]:

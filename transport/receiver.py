@@ -258,7 +258,7 @@ class ResponseReceiver:
         if self._stopped or how is LineEnd.VIOLATION:
             return False
         if line.offer is not None:
-            return True
+            return self._tally.items == 0 or not line.offer.unable
         return how is LineEnd.LOST and self._tally.items == 0
 
     def _interrupted_by(self, how: LineEnd, reason: str) -> None:

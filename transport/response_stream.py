@@ -169,6 +169,8 @@ class WorkerEnd:
         self.advance(WorkerEvent.OFFER)
         self._offered = True
         announced = {"resume": 1, "delivery": offer.delivery, "epoch": offer.epoch}
+        if offer.unable:
+            announced["unable"] = 1
         return encode(encode_document(msgspec.structs.replace(document, **announced)))
 
     def prologue(self, refusal: ResponseStreamPrologue | None = None) -> bytes:

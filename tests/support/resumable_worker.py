@@ -12,15 +12,17 @@ from support.scripted_requester import CallHome
 from support.scripted_worker import dialling
 
 
-def offering(subject: str, delivery: int = 1, epoch: int = 1) -> bytes:
+def offering(subject: str, delivery: int = 1, epoch: int = 1, *, unable: bool = False) -> bytes:
     """A resumable handshake's frame."""
-    document = {
+    document: dict[str, Any] = {
         "subject": subject,
         "stream_type": "response",
         "resume": 1,
         "delivery": delivery,
         "epoch": epoch,
     }
+    if unable:
+        document["unable"] = 1
     return encode(orjson.dumps(document))
 
 
@@ -38,10 +40,10 @@ def said(message: TwoPartMessage | None) -> tuple[int, int]:
 
 @contextlib.asynccontextmanager
 async def resuming(
-    address: Address, subject: str, *, delivery: int = 1, epoch: int = 1
+    address: Address, subject: str, *, delivery: int = 1, epoch: int = 1, unable: bool = False
 ) -> AsyncGenerator[tuple[CallHome, TwoPartMessage]]:
     """A connection that has shaken hands, and what the requester said to it."""
-    async with dialling(address, offering(subject, delivery, epoch)) as worker:
+    async with dialling(address, offering(subject, delivery, epoch, unable=unable)) as worker:
         answer = await worker.frame()
         assert answer is not None
         yield worker, answer

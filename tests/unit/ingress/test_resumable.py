@@ -155,11 +155,19 @@ async def test_the_handshake_says_which_delivery_dials_and_the_engine_waits_for_
     async with Serving(target, number=3) as serving:
         assert serving.handshake is not None
         said = orjson.loads(serving.handshake.header)
-        assert (said["resume"], said["delivery"], said["epoch"]) == (1, 3, 0)
+        assert (said["resume"], said["delivery"], said["epoch"], said["unable"]) == (1, 3, 0, 1)
         assert target.calls == 0
         await serving.home.send(answer(0))
         assert values_of(await serving.rest()) == [0, 1, 2, 3, 4, "final"]
         assert finished(await serving.ending()).outcome is Outcome.COMPLETED
+
+
+async def test_a_worker_whose_engine_can_resume_does_not_say_that_it_cannot() -> None:
+    async with Serving(Replaying()) as serving:
+        assert serving.handshake is not None
+        assert "unable" not in orjson.loads(serving.handshake.header)
+        await serving.home.send(answer(0))
+        await serving.rest()
 
 
 async def test_a_replaying_engine_runs_again_and_what_was_delivered_is_dropped() -> None:

@@ -41,3 +41,19 @@ def test_a_dial_that_announces_nothing_is_single_use(current: Serving | None) ->
 def test_a_stream_that_a_single_use_worker_has_begun_is_nobody_elses() -> None:
     assert judge(ResumeOffer(9, 9), SINGLE_USE, 0) is Verdict.SERVES
     assert judge(ResumeOffer(9, 9), SINGLE_USE, 1) is Verdict.SPENT
+
+
+@pytest.mark.parametrize(
+    ("epoch", "delivery", "delivered", "verdict"),
+    [
+        (6, 1, 7, Verdict.OUTRANKED),
+        (6, 1, 0, Verdict.SERVES),
+        (5, 4, 7, Verdict.SERVES),
+    ],
+    ids=["new consumer", "new consumer, no item yet", "the lease was lost"],
+)
+def test_a_worker_that_could_only_break_a_stream_off_takes_none_that_may_be_well(
+    epoch: int, delivery: int, delivered: int, verdict: Verdict
+) -> None:
+    dial = ResumeOffer(delivery, epoch, unable=True)
+    assert judge(dial, serving(5, 3), delivered) is verdict

@@ -62,8 +62,9 @@ class Stream:
         )
         return self.receiver
 
-    def worker(self, delivery: int = 1, epoch: int = 1) -> Any:
-        return resuming(self.address, self.receiver.subject, delivery=delivery, epoch=epoch)
+    def worker(self, delivery: int = 1, epoch: int = 1, *, unable: bool = False) -> Any:
+        subject = self.receiver.subject
+        return resuming(self.address, subject, delivery=delivery, epoch=epoch, unable=unable)
 
     async def items(self, count: int) -> list[Any]:
         return [await self.receiver.next_item() for _ in range(count)]
@@ -556,6 +557,29 @@ async def test_garbage_behind_an_error_item_proves_nothing_complete(stream: Stre
             await stream.receiver.next_item()
         with pytest.raises(StreamInterrupted, match="broke the protocol"):
             await stream.receiver.next_item()
+
+
+async def test_a_stream_that_nobody_can_go_on_with_is_interrupted_at_once(stream: Stream) -> None:
+    receiver = stream.receiver
+    async with stream.worker(1, unable=True) as (worker, _):
+        await worker.send(PROLOGUE + item(0))
+        assert await stream.items(1) == [0]
+        worker.reset()
+        with pytest.raises(StreamInterrupted) as caught:
+            await receiver.next_item()
+    assert caught.value.items == 1
+    assert stream.listener.registered == 0
+
+
+async def test_before_its_first_item_it_waits_for_another_worker(stream: Stream) -> None:
+    async with stream.worker(1, unable=True) as (worker, _):
+        await worker.send(PROLOGUE)
+        worker.reset()
+        await stream.disconnected()
+    async with stream.worker(2, unable=True) as (worker, answer):
+        assert said(answer) == (0, 1)
+        await worker.send(PROLOGUE + item(0) + FINAL + SENTINEL)
+        assert await stream.rest() == [0]
 
 
 async def test_a_refusal_is_final_for_a_resumed_stream_too(stream: Stream) -> None:
