@@ -11,12 +11,14 @@ import typer
 from dialback.cli.confirm import asked, is_interactive
 from dialback.cli.inspection import DEFAULT_TIMEOUT, Target
 from dialback.cli.options import (
+    DryRunOption,
     EndpointArgument,
     JsonOption,
     Output,
     OutputOption,
     ServerOption,
     TimeoutOption,
+    YesOption,
     chosen_output,
 )
 from dialback.cli.output import Column, human_age, print_error, print_note, print_rows
@@ -153,12 +155,8 @@ def cancel_requests(
             "--scan", min=0, metavar="N", help="Requests of a lane to read for ids not in subjects."
         ),
     ] = _DEFAULT_SCAN,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan only.", show_default=False)
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)
-    ] = False,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     server: ServerOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,

@@ -55,6 +55,12 @@ BodyOption: TypeAlias = Annotated[
 MaxBytesOption: TypeAlias = Annotated[
     int, typer.Option("--max-bytes", min=1, help="Longest body that is shown whole, in bytes.")
 ]
+DryRunOption: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan only.", show_default=False)
+]
+YesOption: TypeAlias = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)
+]
 
 
 def chosen_output(output: Output, as_json: bool) -> Output:
