@@ -14,9 +14,11 @@ from typing import Final
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from dialback.errors import QueueError
 from dialback.metrics.names import PullErrorKind
 from dialback.metrics.service import ServiceMetrics
 from dialback.outcomes import Delivery, DeliveryEnd, Handle, Revoked
+from dialback.queue.api import JetStreamApi
 from dialback.queue.dead_letter import DeadLetters
 from dialback.queue.delivery import DeliveryInfo, Settler
 from dialback.queue.epochs import Epochs
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _SKEW_NS: Final = 1_000_000_000  # between a worker's clock and the server's
+_OTHERS_STOP: Final = 0.3  # seconds for workers that are told to stop at the same time
+_LOOK_AGAIN: Final = 1.0  # seconds between two looks for a worker that waits
 _LAST_NOTES: Final = 2.0  # seconds of a drain for notes that are still being written
 
 
@@ -74,6 +78,8 @@ class Consumer:
         pull: PullSettings | None = None,
         restore: Restore | None = None,
     ) -> None:
+        self._api = JetStreamApi(client)
+        self._stream = stream
         self._slots = LaneSlots(slots, reserved)
         self._handle = handle
         self._leases = leases
@@ -272,11 +278,11 @@ class Consumer:
             reserve: Part of it, in seconds, kept for ending what has not finished by then.
             hurry: Set when the operator wants no more waiting.
         """
-        for work in list(self._tasks.values()):
-            work.delivery.revocation.offer_handover()
         loop = asyncio.get_running_loop()
         end = loop.time() + budget
+        offering = asyncio.create_task(self._offer_handovers(), name="offer-handovers")
         await self._idle_within(end - reserve - loop.time(), hurry)
+        await cancel_and_wait(offering)
         if self._tasks:
             logger.warning("ending what still runs", extra={"running": len(self._tasks)})
             self.revoke_all()
@@ -285,6 +291,27 @@ class Consumer:
         await cancel_and_wait(*self._tasks)
         await self._settling.close(min(_LAST_NOTES, end - loop.time()))
         return Drained(interrupted=self._settling.interrupted, abandoned=abandoned)
+
+    async def _offer_handovers(self) -> None:
+        """Offer what runs to other workers as soon as one waits for work.
+
+        With none there a stream is better finished here; at the end of the budget it is left to
+        whoever comes.
+        """
+        await asyncio.sleep(_OTHERS_STOP)
+        while self._tasks and not await self._somebody_waits():  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(_LOOK_AGAIN)
+        for work in list(self._tasks.values()):
+            work.delivery.revocation.offer_handover()
+
+    async def _somebody_waits(self) -> bool:
+        """Whether another worker waits for work on a lane of what runs here."""
+        lanes = {work.delivery.lane for work in self._tasks.values()}
+        try:
+            infos = [await self._api.consumer_info(self._stream, lane) for lane in lanes]
+        except QueueError:
+            return False
+        return any(info.get("num_waiting", 0) > 0 for info in infos)
 
     async def _idle_within(self, seconds: float, hurry: asyncio.Event | None) -> None:
         waits = [asyncio.ensure_future(self._idle.wait())]

@@ -14,6 +14,7 @@ from dialback.queue.topology import Endpoint
 from dialback.requester import Requester
 from dialback.settings import Settings
 from support import figures
+from support.eventually import eventually
 from support.fleet import Fleet, fleet
 from support.queue_rig import nothing_left
 
@@ -172,3 +173,24 @@ async def test_streams_survive_a_rolling_drain_of_all_workers(
         assert len(workers.drained) >= WORKERS
         assert set(workers.drained) == {0}
         await every_item_once(own_server, endpoint, seen)
+
+
+async def test_with_nobody_to_take_over_a_drain_finishes_its_streams(
+    own_server: EmbeddedServer, requester: Requester, endpoint: Endpoint
+) -> None:
+    async with fleet(
+        2, "examples.resumable:continuing", endpoint, own_server.url, **SETTINGS
+    ) as workers:
+        seen = Seen()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(one_stream(requester, endpoint, seen))
+
+            async def begun() -> bool:
+                return len(seen.received) == 8 and all(seen.received)
+
+            await eventually(begun)
+            for worker in workers.workers:
+                worker.terminate()
+        assert [await worker.exit_code() for worker in workers.workers] == [0, 0]
+        assert (seen.received, seen.interruptions) == ([WHOLE] * 8, 0)
