@@ -104,5 +104,8 @@ class Linger:
         return status == _HEARTBEAT
 
     def silence(self, now: float) -> float:
-        """Return for how many seconds the quietest lane has not been heard."""
-        return now - min(self._heard.values())
+        """Return for how many seconds the quietest lane has not been heard.
+
+        There may be no lane at all: the last free slot may have been taken just before.
+        """
+        return now - min(self._heard.values(), default=now)

@@ -48,3 +48,7 @@ def test_one_lanes_heartbeats_do_not_cover_anothers_silence(quiet: str) -> None:
     assert linger.silence(8.0) == 8.0
     linger.status(quiet, "100", 7.5)
     assert linger.silence(8.0) == 1.0
+
+
+def test_with_no_lane_to_wait_on_nothing_is_missing() -> None:
+    assert Linger({}, 0.0).silence(1000.0) == 0
