@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check cov bench interop faults soak fuzz format compose-check compose-test clean
+.PHONY: help setup demo test check cov bench bench-full guard interop faults soak fuzz format compose-check compose-test clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +37,15 @@ cov: $(READY) ## Tests with branch coverage; fails under 90 %
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(READY) ## Benchmarks: ratios within one run
-	$(BIN)/python -m benchmarks
+BENCH ?=
+bench: $(READY) ## Ratios to the peers, in minutes; BENCH='--only b' for a part
+	$(BIN)/python -m benchmarks --save .bench/short.json $(BENCH)
+
+bench-full: $(READY) ## Full loads, written into docs/performance.md with its chart
+	$(BIN)/python -m benchmarks --full --rounds 5 --save .bench/full.json --write docs/performance.md $(BENCH)
+
+guard: $(READY) ## Did a hot path become much slower? (counts instructions)
+	$(BIN)/python -m benchmarks.guard
 
 interop: $(READY) ## Real Dynamo peers, releases 1.3.1 and 1.6.1, on either end
 	$(BIN)/python tests/interop/environments.py

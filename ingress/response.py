@@ -19,7 +19,7 @@ from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.resumption import BREATH, Replay
 from dialback.outcomes import Revocation, Revoked
-from dialback.transport.items import encode_item
+from dialback.transport.items import encode_item, item_framer
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
@@ -238,22 +238,31 @@ class _Pump:
                 await close()
 
     async def _write_items(self, stream: AsyncIterator[Any]) -> None:
-        sender, hooks, run, replay = self.sender, self.hooks, self.run, self.replay
+        """Write each item. What is looked up once here is looked up for every item otherwise."""
+        sender, run, replaying = self.sender, self.run, self.replay.pending
+        written, sent = self.hooks.item_written, self.hooks.item_sent
+        frame_of, write, connection = item_framer(self.codec), sender.write_frame, sender.connection
         async for item in stream:
             if self.closing:
                 return  # it swallowed its cancellation and went on
-            body = encode_item(item, self.codec)
-            if replay.pending:
-                replay.drop(body)
-                if replay.dropped % BREATH == 0:
-                    await asyncio.sleep(0)
+            if replaying:
+                replaying = await self._drop(item)
                 continue
-            hooks.item_written(len(body))
-            sender.write_item(body)
+            frame, body_size = frame_of(item)
+            written(body_size)
+            write(frame, body_size)
             run.items += 1
-            hooks.item_sent()
-            if sender.needs_breath:
+            sent()
+            if connection.breath_due:
                 await sender.breathe()
+
+    async def _drop(self, item: object) -> bool:
+        """Take an item out that the requester has; return whether the next one is another."""
+        replay = self.replay
+        replay.drop(encode_item(item, self.codec))
+        if replay.dropped % BREATH == 0:
+            await asyncio.sleep(0)
+        return replay.pending
 
 
 async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:

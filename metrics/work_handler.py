@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from dialback.metrics import names
 from dialback.metrics.names import ErrorType
-from dialback.metrics.registration import counter, gauge, histogram
+from dialback.metrics.registration import Tally, counter, gauge, histogram
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
@@ -58,7 +58,7 @@ class WorkHandlerMetrics:
         self._duration = histogram(registry, names.REQUEST_DURATION, keys).labels(**values)
         self._inflight = gauge(registry, names.INFLIGHT_REQUESTS, keys).labels(**values)
         self._request_bytes = counter(registry, names.REQUEST_BYTES, keys).labels(**values)
-        self._response_bytes = counter(registry, names.RESPONSE_BYTES, keys).labels(**values)
+        self._response_bytes = Tally(registry, names.RESPONSE_BYTES, values)
         self._cancellations = counter(registry, names.CANCELLATION, keys).labels(**values)
         errors = counter(registry, names.ERRORS, (*keys, names.ERROR_TYPE_LABEL))
         self._errors = {
@@ -109,7 +109,7 @@ class WorkHandlerMetrics:
 
     def add_response_bytes(self, size: int) -> None:
         """Add the body length of one item or final, in bytes, before it is written."""
-        self._response_bytes.inc(size)
+        self._response_bytes.value += size
 
     def count_error(self, error_type: ErrorType) -> None:
         """Count one error of a request."""

@@ -18,6 +18,7 @@ from nats.aio.client import Client
 
 from dialback.errors import NotFoundError, QueueError, ServerUnavailableError
 from dialback.queue.api import JetStreamApi
+from dialback.retries import with_retries
 
 _NS: Final = 1_000_000_000
 _FIRST_TIMEOUT: Final = 1.0  # seconds, until it is known that an answer can come at all
@@ -153,27 +154,32 @@ class Settler:
             ServerUnavailableError: If it never confirmed.
         """
         once = body.startswith(NAK)
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_delay(self._give_up_after),
+        started = time.monotonic()
+        timeout = self._timeout if once else min(_FIRST_TIMEOUT, self._timeout)
+
+        async def attempt() -> None:
+            nonlocal timeout
+            await self._connected(lost, started + self._give_up_after)
+            if lost():
+                raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
+            prove = time.monotonic() - started >= self._prove_after
+            try:
+                await self._ask(target.reply, body, timeout, prove=prove)
+            except DeliveredError:  # the answer will come, if it is given more time
+                timeout = self._timeout
+                raise
+
+        await with_retries(attempt, lambda took: self._retrying(self._give_up_after - took, once))
+
+    def _retrying(self, seconds: float, once: bool) -> tenacity.AsyncRetrying:
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_delay(seconds),
             wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.2),
             retry=tenacity.retry_if_exception_type(
                 NotTakenError if once else ServerUnavailableError
             ),
             reraise=True,
         )
-        started = time.monotonic()
-        timeout = self._timeout if once else min(_FIRST_TIMEOUT, self._timeout)
-        async for attempt in retrying:
-            with attempt:
-                await self._connected(lost, started + self._give_up_after)
-                if lost():
-                    raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
-                prove = time.monotonic() - started >= self._prove_after
-                try:
-                    await self._ask(target.reply, body, timeout, prove=prove)
-                except DeliveredError:  # the answer will come, if it is given more time
-                    timeout = self._timeout
-                    raise
 
     async def _connected(self, lost: Callable[[], bool], end: float) -> None:
         """Wait for the connection, which is no attempt; at most until ``end``, monotonic."""

@@ -25,6 +25,7 @@ from dialback.errors import (
     StreamMissingError,
 )
 from dialback.queue.api import JetStreamApi, api_error
+from dialback.retries import with_retries
 
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 EXPECTED_SUBJECT_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -115,30 +116,34 @@ class Publisher:
             WrongLastSequenceError: If an expected sequence was given and is not the last.
         """
         patience = self._give_up_after if retry else 0.0
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_delay(patience),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=_MAX_BACKOFF)
-            + tenacity.wait_random(0, 0.2),
-            retry=tenacity.retry_if_exception(self._can_still_succeed),
-            reraise=True,
-        )
         end = _now() + self._give_up_after
         unknown = 0
+
+        async def attempt() -> PubAck:
+            nonlocal unknown
+            try:
+                return await self._publish_once(subject, payload, headers, room, end)
+            except OutcomeUnknownError:
+                unknown += 1
+                raise
+
         try:
-            async for attempt in retrying:
-                with attempt:
-                    try:
-                        ack = await self._publish_once(subject, payload, headers, room, end)
-                    except OutcomeUnknownError:
-                        unknown += 1
-                        raise
-                    return replace(ack, attempts=1 + unknown)
+            ack = await with_retries(attempt, lambda took: self._retrying(patience - took))
+            return replace(ack, attempts=1 + unknown) if unknown else ack
         except ServerUnavailableError as error:
             if unknown:
                 safe = _SAFE_ID if MESSAGE_ID_HEADER in headers else ""
                 raise OutcomeUnknownError(f"{error}{_MAY_BE_STORED}{safe}") from error
             raise
-        raise AssertionError("unreachable")  # pragma: no cover
+
+    def _retrying(self, seconds: float) -> tenacity.AsyncRetrying:
+        return tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_delay(seconds),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=_MAX_BACKOFF)
+            + tenacity.wait_random(0, 0.2),
+            retry=tenacity.retry_if_exception(self._can_still_succeed),
+            reraise=True,
+        )
 
     def _can_still_succeed(self, error: BaseException) -> bool:
         return isinstance(error, ServerUnavailableError) and not self._client.is_closed

@@ -11,40 +11,48 @@ MAX_BUFFERED_BYTES: Final = 1024 * 1024
 
 
 class Backlog:
-    """A queue of one reader. Putting never waits: whoever puts looks at :attr:`full`."""
+    """A queue of one reader. Putting never waits: whoever puts looks at :attr:`full`.
 
-    __slots__ = ("_bytes", "_items", "_waiter")
+    Items are kept in the batches they came in, so that one item costs a ``pop``.
+
+    Attributes:
+        size: Items that wait.
+    """
+
+    __slots__ = ("_batches", "_bytes", "_now", "_waiter", "size")
 
     def __init__(self) -> None:
-        self._items: deque[tuple[Any, int]] = deque()
+        self.size = 0
+        self._now: list[Any] = []  # the oldest batch, its first item last
+        self._batches: deque[tuple[list[Any], int]] = deque()
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
 
     @property
     def full(self) -> bool:
         """Whether the worker should be held back."""
-        return len(self._items) >= MAX_BUFFERED_ITEMS or self._bytes >= MAX_BUFFERED_BYTES
+        return self.size >= MAX_BUFFERED_ITEMS or self._bytes >= MAX_BUFFERED_BYTES
 
     @property
     def roomy(self) -> bool:
         """Whether enough was taken to read on; half, so that reading does not flutter."""
-        items, size = len(self._items), self._bytes
-        return items <= MAX_BUFFERED_ITEMS // 2 and size <= MAX_BUFFERED_BYTES // 2
+        return self.size <= MAX_BUFFERED_ITEMS // 2 and self._bytes <= MAX_BUFFERED_BYTES // 2
 
-    def put(self, item: object, size: int) -> None:
-        """Append an item that came in ``size`` bytes."""
-        self._items.append((item, size))
+    def put(self, items: list[Any], size: int) -> None:
+        """Append at least one item, which came in ``size`` bytes together; takes the list over."""
+        items.reverse()
+        self._batches.append((items, size))
         self._bytes += size
+        self.size += len(items)
         self.wake()
 
     def take(self) -> Any:
-        """Return the oldest item; there must be one."""
-        item, size = self._items.popleft()
-        self._bytes -= size
-        return item
+        """Return the oldest item; there must be one. A batch's bytes go with its first item."""
+        if not self._now:
+            self._now, size = self._batches.popleft()
+            self._bytes -= size
+        self.size -= 1
+        return self._now.pop()
 
     async def wait(self) -> None:
         """Wait for the next :meth:`wake`."""

@@ -4,14 +4,17 @@ An :class:`asyncio.Protocol` under both ends of the back-channel. It moves bytes
 nothing of handshakes or items; what a frame means is the business of its
 :class:`FrameHandler`. All calls are made on the event loop.
 
-Writes are joined once a loop turn, so a stream of small items costs one system call a turn
-(measured in benchmarks/); what the engine yields without awaiting is bounded by
-:attr:`FrameConnection.overdue`.
+Writes are joined: those of one loop turn always, those of several turns while they follow each
+other within 2 ms. So a stream of small items costs few system calls (docs/performance.md has the
+figures). What an engine yields without awaiting is bounded by
+:attr:`FrameConnection.breath_due`.
 """
 
 import asyncio
 import socket
 import struct
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
@@ -22,8 +25,10 @@ from dialback.transport.two_part import FrameLimits, TwoPartDecoder, TwoPartMess
 
 _FLUSH_BYTES: Final = 64 * 1024
 _HIGH_WATER_BYTES: Final = 256 * 1024
-_MAX_WRITES_IN_TURN: Final = 64
-_MAX_SECONDS_IN_TURN: Final = 0.002
+_MAX_WRITES: Final = 256  # before the writer should breathe
+_MAX_SECONDS: Final = 0.002  # the same; and what is written waits no longer
+_HOT_STREAK: Final = 4
+_LARGE_BUFFER: Final = 4096  # bytes; from here on a copy costs more than a system call's vector
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 
 # Linux's defaults (2 h idle) would hold a slot for a vanished requester all that time.
@@ -34,7 +39,10 @@ class FrameHandler(Protocol):
     """What a connection tells its owner. No method may block or raise."""
 
     def frame_received(self, message: TwoPartMessage) -> None:
-        """One complete frame arrived."""
+        """One complete frame arrived that is not data-only."""
+
+    def data_parts_received(self, parts: list[bytes]) -> None:
+        """Data-only frames arrived, at least one; these are their data parts."""
 
     def protocol_failed(self, error: ProtocolError) -> None:
         """The bytes are no frames; nothing more will be read."""
@@ -52,6 +60,8 @@ class FrameConnection(asyncio.Protocol):
     Attributes:
         lost: Why the connection was lost, or ``None`` while it is open or closed by us.
         peer_done: Whether the peer sent FIN.
+        breath_due: Whether the writer should let the loop turn before it writes more: it wrote
+            much, or for long, without; or the peer reads slowly, see :attr:`congested`.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class FrameConnection(asyncio.Protocol):
     ) -> None:
         self.lost: PublishError | None = None
         self.peer_done = False
+        self.breath_due = False
         self._handler = handler
         self._decoder = TwoPartDecoder(limits)
         self._send_timeout = send_timeout
@@ -66,12 +77,16 @@ class FrameConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._turn_began = 0.0
-        self._writes_in_turn = 0
+        self._writes = 0  # since the last flush
+        self._began = 0.0  # monotonic time of the first of them
+        self._left = 0.0  # monotonic time of the last flush
+        self._streak = 0  # flushes in a row that followed each other closely
+        self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._resumed: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._deaf = False
+        self._shut = False
         self._high_water = _HIGH_WATER_BYTES
 
     # --- asyncio.Protocol -------------------------------------------------------------
@@ -87,10 +102,18 @@ class FrameConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        self._decoder.receive_data(data)
+        decoder, handler = self._decoder, self._handler
+        decoder.receive_data(data)
         try:
-            while not self._deaf and (message := self._decoder.next_message()) is not None:
-                self._handler.frame_received(message)
+            while not self._deaf:
+                if parts := decoder.next_data_parts():
+                    handler.data_parts_received(parts)
+                elif (message := decoder.next_message()) is None:
+                    return
+                elif message.data and not message.header:  # it came in several pieces
+                    handler.data_parts_received([message.data])
+                else:
+                    handler.frame_received(message)
         except ProtocolError as error:
             self._deaf = True
             self._handler.protocol_failed(error)
@@ -103,11 +126,11 @@ class FrameConnection(asyncio.Protocol):
 
     @override
     def pause_writing(self) -> None:
-        self._paused = True
+        self._paused = self.breath_due = True
 
     @override
     def resume_writing(self) -> None:
-        self._paused = False
+        self._paused = self.breath_due = False
         self._wake()
 
     @override
@@ -116,22 +139,13 @@ class FrameConnection(asyncio.Protocol):
             self.lost = _publish_error(exc, peer_done=self.peer_done)
         self._pending.clear()
         self._pending_bytes = 0
-        self._deaf = True
+        self._deaf = self._shut = True
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake()
         self._handler.connection_lost(self.lost)
 
     # --- writing ----------------------------------------------------------------------
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the writer should let the loop turn: it wrote much, or for long, without."""
-        if self._writes_in_turn == 0:
-            return False
-        if self._writes_in_turn >= _MAX_WRITES_IN_TURN:
-            return True
-        return self._loop.time() - self._turn_began > _MAX_SECONDS_IN_TURN
 
     @property
     def congested(self) -> bool:
@@ -149,26 +163,56 @@ class FrameConnection(asyncio.Protocol):
         Raises:
             PublishError: If the connection is lost or closed.
         """
-        if not self.open:
-            raise self.lost or PublishError("the connection is closed", client_gone=True)
-        if self._writes_in_turn == 0:
-            self._turn_began = self._loop.time()
-            self._loop.call_soon(self._end_turn)
-        self._writes_in_turn += 1
-        self._pending.extend(buffers)
-        self._pending_bytes += sum(map(len, buffers))
+        self.write_sized(buffers, sum(map(len, buffers)))
+
+    def write_sized(self, buffers: Sequence[bytes], size: int) -> None:
+        """Do the same; ``size`` is the length of all buffers together.
+
+        Raises:
+            PublishError: As :meth:`write`.
+        """
+        now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
+        if self._shut or not self._writes:
+            self._begin(now)
+        self._writes += 1
+        self._pending += buffers
+        self._pending_bytes += size
+        if self._writes >= _MAX_WRITES or now - self._began > _MAX_SECONDS:
+            self.breath_due = True
         if self._pending_bytes >= _FLUSH_BYTES:
             self.flush()
 
-    def _end_turn(self) -> None:
-        self._writes_in_turn = 0
-        self.flush()
+    def _begin(self, now: float) -> None:
+        """See to it that what is written from now on leaves soon.
+
+        At the end of this loop turn, as a rule. A stream that has just written several turns in
+        a row is given 2 ms: it is faster than anybody reads along, and a system call costs as
+        much as a dozen of its items.
+        """
+        if not self.open:
+            raise self.lost or PublishError("the connection is closed", client_gone=True)
+        self._began = now
+        self._streak = self._streak + 1 if now - self._left < _MAX_SECONDS else 0
+        if self._streak < _HOT_STREAK:
+            self._loop.call_soon(self.flush)
+        else:
+            self._timer = self._loop.call_later(_MAX_SECONDS, self.flush)
 
     def flush(self) -> None:
         """Hand what is queued to the transport now."""
+        self._writes = 0
+        self.breath_due = self._paused
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._pending or self._transport is None or self._transport.is_closing():
             return
-        buffers, self._pending, self._pending_bytes = self._pending, [], 0
+        self._left = time.monotonic()
+        buffers, size = self._pending, self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
+        if size < _LARGE_BUFFER * len(buffers):
+            self._transport.write(b"".join(buffers))
+            return
         self._transport.writelines(buffers)
         # Looks at the buffer again: writelines() of Python 3.12.0 to 3.13.1 forgets to pause
         # the writer (CVE-2024-12254).
@@ -247,6 +291,7 @@ class FrameConnection(asyncio.Protocol):
         """Flush, then FIN, in the background. Nothing more is read."""
         self._deaf = True
         self.flush()
+        self._shut = True
         if self._transport is not None:
             self._transport.close()
 
@@ -262,13 +307,13 @@ class FrameConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""
-        self._deaf = True
+        self._deaf = self._shut = True
         if self._transport is not None:
             self._transport.abort()
 
     def reset(self) -> None:
         """Close at once with RST: how a handshake is refused (protocol section 6.1)."""
-        self._deaf = True
+        self._deaf = self._shut = True
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")

@@ -16,6 +16,7 @@ from typing import Final
 import tenacity
 
 from dialback.errors import CallHomeForbiddenError, DialError, PublishError
+from dialback.retries import with_retries
 from dialback.transport.address import Address, CallHomePolicy
 from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import LINGER, ResponseSender
@@ -89,26 +90,31 @@ class Dialer:
             limit = min(limit, total_timeout)
         end = asyncio.get_running_loop().time() + limit
         handshake = _Handshake(subject, offer)
-        attempt = 0
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(settings.attempts) | tenacity.stop_before_delay(limit),
+        attempts = 0
+
+        async def attempt() -> ResponseSender:
+            nonlocal attempts
+            attempts += 1
+            sender = await self._attempt(address, handshake, end, attempts)
+            sender.dials = attempts
+            return sender
+
+        try:
+            return await with_retries(attempt, lambda took: self._retrying(limit - took))
+        except tenacity.RetryError as error:
+            last = error.last_attempt.exception()
+            assert isinstance(last, DialError)  # noqa: S101 -- the only kind that is retried
+            times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            raise DialError(f"{last} ({times})", gone=last.gone, attempts=attempts) from last
+
+    def _retrying(self, seconds: float) -> tenacity.AsyncRetrying:
+        last = tenacity.stop_after_attempt(self._settings.attempts)
+        return tenacity.AsyncRetrying(
+            stop=last | tenacity.stop_before_delay(seconds),
             wait=tenacity.wait_exponential(multiplier=0.1, max=2.0) + tenacity.wait_random(0, 0.1),
             retry=tenacity.retry_if_exception_type(DialError),
             before_sleep=lambda _: self._on_retry(),
         )
-        try:
-            async for attempt_context in retrying:
-                with attempt_context:
-                    attempt = attempt_context.retry_state.attempt_number
-                    sender = await self._attempt(address, handshake, end, attempt)
-                    sender.dials = attempt
-                    return sender
-        except tenacity.RetryError as error:
-            last = error.last_attempt.exception()
-            assert isinstance(last, DialError)  # noqa: S101 -- the only kind that is retried
-            times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-            raise DialError(f"{last} ({times})", gone=last.gone, attempts=attempt) from last
-        raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(
         self, address: Address, handshake: "_Handshake", end: float, attempt: int

@@ -10,7 +10,12 @@ from dialback.transport.fencing import Verdict
 from dialback.transport.line import LineEnd
 from dialback.transport.messages import CallHomeHandshake, ResumeOffer
 from dialback.transport.receiver import ResponseReceiver
-from dialback.transport.response_stream import KILL_FRAME, RequesterEnd, RequesterEvent
+from dialback.transport.response_stream import (
+    KILL_FRAME,
+    RequesterEnd,
+    RequesterEvent,
+    RequesterState,
+)
 from dialback.transport.resume_frames import superseded_frame
 from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
 
@@ -65,8 +70,6 @@ class IncomingConnection:
             self.protocol_failed(error)
             return
         match event:
-            case RequesterEvent.ITEM if self._receiver is not None:
-                self._item(message.data, self._receiver)
             case RequesterEvent.HANDSHAKE:
                 assert self._end.handshake is not None  # noqa: S101 -- set by receive()
                 self._handshake(self._end.handshake)
@@ -78,6 +81,20 @@ class IncomingConnection:
                 self._sentinel()
             case _:
                 pass
+
+    def data_parts_received(self, parts: list[bytes]) -> None:
+        """Take data-only frames of the worker: items, as a rule."""
+        receiver, taken = self._receiver, 0
+        if receiver is not None and self._end.state is RequesterState.STREAMING:
+            taken = receiver.receive_bodies(parts)
+            if taken:
+                self._end.advance(RequesterEvent.FINAL)
+            if receiver.end is not None:
+                self._close_later()
+            if not taken:
+                return
+        for part in parts[taken:]:  # they come when they should not
+            self.frame_received(TwoPartMessage(data=part))
 
     def _handshake(self, handshake: CallHomeHandshake) -> None:
         self._timer.cancel()
@@ -92,12 +109,6 @@ class IncomingConnection:
             self.offer = handshake.offer if receiver.resumable else None
             self._receiver = receiver
             receiver.attach(self)
-
-    def _item(self, body: bytes, receiver: ResponseReceiver) -> None:
-        if receiver.receive_body(body):
-            self._end.advance(RequesterEvent.FINAL)
-        if receiver.end is not None:
-            self._close_later()
 
     def _sentinel(self) -> None:
         self._detach(LineEnd.SENTINEL, "the worker ended it without a final")

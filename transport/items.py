@@ -1,12 +1,16 @@
 """Request bodies and response items in either codec, written at full speed.
 
 An item's wrapper is the same for every item, so its bytes are constants round the encoded
-value: one encoder call and one join for each item. No I/O.
+value. Writing, they go out as pieces of the frame, and the value's bytes are never copied here;
+reading, they are recognised, and only the value between them is parsed. No I/O.
 
 Source: protocol sections 3 and 6.3 to 6.5.
 """
 
-from typing import Any, Final
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import orjson
@@ -15,10 +19,10 @@ from dialback.errors import DeserializationError, SerializationError
 from dialback.transport.messages import Annotated, DynamoError, ItemWrapper, PayloadCodec
 from dialback.transport.two_part import data_prefix
 
-_JSON_OPEN: Final = b'{"data":{"data":'
-_JSON_CLOSE: Final = b'},"complete_final":false}'
-_MSGPACK_OPEN: Final = b"\x82\xa4data\x81\xa4data"
-_MSGPACK_CLOSE: Final = b"\xaecomplete_final\xc2"
+_WRAPPERS: Final = {
+    PayloadCodec.JSON: (b'{"data":{"data":', b'},"complete_final":false}'),
+    PayloadCodec.MSGPACK: (b"\x82\xa4data\x81\xa4data", b"\xaecomplete_final\xc2"),
+}
 
 
 def _to_builtin(value: object) -> object:
@@ -34,9 +38,21 @@ def _to_builtin(value: object) -> object:
     raise TypeError(f"a {type(value).__name__} cannot be serialised")
 
 
+Frame: TypeAlias = tuple[bytes, bytes, bytes]
+"""A frame in pieces: prefix and what is before the value, the value, what is after it."""
+
+NOT_PLAIN: Final = object()
+"""In place of a value: the body is more than a wrapper round one, or not to be read at all."""
+
 _json = msgspec.json.Encoder()
+_json_decode = msgspec.json.Decoder().decode
 _msgpack = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
 _msgpack_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+_ENCODERS: Final[dict[PayloadCodec, Callable[[object], bytes]]] = {
+    PayloadCodec.JSON: partial(orjson.dumps, default=_to_builtin),
+    PayloadCodec.MSGPACK: _msgpack.encode,
+}
+_UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _FINALS: Final = {
     PayloadCodec.JSON: _json.encode(ItemWrapper(complete_final=True)),
     PayloadCodec.MSGPACK: _msgpack.encode(ItemWrapper(complete_final=True)),
@@ -50,11 +66,13 @@ def encode_value(value: object, codec: PayloadCodec) -> bytes:
         SerializationError: If the value has no form in that codec.
     """
     try:
-        if codec is PayloadCodec.JSON:
-            return orjson.dumps(value, _to_builtin)
-        return _msgpack.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise SerializationError(f"cannot write a value as {codec}: {error}") from error
+        return _ENCODERS[codec](value)
+    except _UNWRITABLE as error:
+        raise _not_written(codec, error) from error
+
+
+def _not_written(codec: PayloadCodec, error: Exception) -> SerializationError:
+    return SerializationError(f"cannot write a value as {codec}: {error}")
 
 
 def decode_value(body: bytes, codec: PayloadCodec) -> Any:
@@ -90,9 +108,53 @@ def encode_item(value: object, codec: PayloadCodec) -> bytes:
     Raises:
         SerializationError: If the value has no form in that codec.
     """
-    if codec is PayloadCodec.JSON:
-        return b"".join((_JSON_OPEN, encode_value(value, codec), _JSON_CLOSE))
-    return b"".join((_MSGPACK_OPEN, encode_value(value, codec), _MSGPACK_CLOSE))
+    opening, closing = _WRAPPERS[codec]
+    return b"".join((opening, encode_value(value, codec), closing))
+
+
+def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
+    """Return what makes a data-only frame of an engine's value.
+
+    That function returns the frame, and the bytes of its body.
+
+    Raises:
+        SerializationError: From that function, if the value has no form in the codec.
+    """
+    encode, (opening, closing) = _ENCODERS[codec], _WRAPPERS[codec]
+    pack = struct.Struct(f">QQQ{len(opening)}s").pack
+    around = len(opening) + len(closing)
+
+    def frame(value: object) -> tuple[Frame, int]:
+        try:
+            encoded = encode(value)
+        except _UNWRITABLE as error:
+            raise _not_written(codec, error) from error
+        size = len(encoded) + around
+        return (pack(0, size, 0, opening), encoded, closing), size
+
+    return frame
+
+
+def plain_decoder(codec: PayloadCodec) -> Callable[[bytes], Any]:
+    """Return what reads the body of an ordinary item: the value, or :data:`NOT_PLAIN`.
+
+    A body that begins and ends as ours do, with one whole value in between, can only be an item
+    of that value; everything else is left to
+    :func:`~dialback.transport.messages.decode_item`.
+    """
+    opening, closing = _WRAPPERS[codec]
+    first, last = len(opening), -len(closing)
+    decode = _json_decode if codec is PayloadCodec.JSON else _msgpack_decoder.decode
+
+    def value_in(body: bytes) -> Any:
+        if body.startswith(opening) and body.endswith(closing):
+            try:
+                return decode(body[first:last])
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                pass
+        return NOT_PLAIN
+
+    return value_in
 
 
 def encode_error_item(error: DynamoError, codec: PayloadCodec) -> bytes:

@@ -7,7 +7,7 @@ stream (protocol D-18).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dialback.errors import DialbackError, ProtocolError, ResponseError, StreamInterrupted
@@ -18,6 +18,7 @@ from dialback.transport.dynamo_errors import (
     read_error,
     read_refusal,
 )
+from dialback.transport.items import NOT_PLAIN, plain_decoder
 from dialback.transport.line import Interruption, Line, LineEnd, Resumable
 from dialback.transport.messages import (
     Annotated,
@@ -78,6 +79,7 @@ class ResponseReceiver:
         history_bytes = resume.history_bytes if resume is not None else 0
         self._tally = Tally(resumable=resume is not None, history_bytes=history_bytes)
         self._backlog = Backlog()
+        self._plain = plain_decoder(codec)
         self._error: DialbackError | None = None
         self._current: Line | None = None
         self._stopped = False
@@ -118,12 +120,13 @@ class ResponseReceiver:
             StreamInterrupted: If the stream ended before its final.
             RequestTimeoutError, DeadlineExceededError: What :meth:`fail` was given.
         """
-        while not self._backlog:
+        backlog = self._backlog
+        while not backlog.size:
             if self.end is not None:
                 raise self._error or StopAsyncIteration
-            await self._backlog.wait()
-        item = self._backlog.take()
-        if self.held_back and self._backlog.roomy:
+            await backlog.wait()
+        item = backlog.take()
+        if self.held_back and backlog.roomy:
             self._hold_back(False)
         if isinstance(item, ResponseError):
             raise item
@@ -214,18 +217,40 @@ class ResponseReceiver:
         self._error = read_refusal(prologue)
         self._finish(EndState.BROKEN)
 
+    def receive_bodies(self, bodies: Sequence[bytes]) -> int:
+        """Take the bodies of data-only frames, up to the final if it is among them.
+
+        Returns:
+            How many were taken if the last of them was the final, else 0.
+        """
+        values: list[Any] = []
+        for position, body in enumerate(bodies):
+            value = self._plain(body)
+            if value is not NOT_PLAIN:
+                values.append(value)
+                continue
+            if values:
+                self._put(values, bodies[position - len(values) : position])
+                values, self._failed = [], False
+            if self.receive_body(body):
+                return position + 1
+        if values:
+            self._put(values, bodies[-len(values) :])
+            self._failed = False
+        return 0
+
     def receive_body(self, body: bytes) -> bool:
         """Take the body of a data-only frame; return whether it was the final."""
         try:
             wrapper = decode_item(body, self._codec)
         except ProtocolError as error:
-            self._put(ResponseError("Unknown", str(error)), body)
+            self._put([ResponseError("Unknown", str(error))], [body])
             return False
         if wrapper.data is not None:
-            self._put(_item_of(wrapper.data), body)
+            self._put_item(_item_of(wrapper.data), body)
             self._failed = wrapper.data.event == "error" and self._announced
         elif not wrapper.complete_final:
-            self._put(ResponseError("Unknown", "empty response received"), body)
+            self._put([ResponseError("Unknown", "empty response received")], [body])
         if wrapper.complete_final and self.end is None:
             self._finish(end_state(final_seen=True, cancelled=False))
         return wrapper.complete_final
@@ -281,17 +306,21 @@ class ResponseReceiver:
             self._error = StreamInterrupted(self._tally.items, why)
         self._finish(state)
 
-    def _put(self, item: object, body: bytes) -> None:
+    def _put_item(self, item: object, body: bytes) -> None:
+        if isinstance(item, ResponseError) and item.reason == STREAM_INTERRUPTED_REASON:
+            if self.end is None:
+                self._break_off(item.message)
+        else:
+            self._put([item], [body])
+
+    def _put(self, items: list[Any], bodies: Sequence[bytes]) -> None:
         if self.end is not None:
             return
-        if isinstance(item, ResponseError) and item.reason == STREAM_INTERRUPTED_REASON:
-            self._break_off(item.message)
-            return
-        self._tally.add(body)
-        self._backlog.put(item, len(body))
+        first = self._tally.items == 0
+        self._backlog.put(items, self._tally.add(bodies))
         if not self.held_back and self._backlog.full:
             self._hold_back(True)
-        if self._tally.items == 1 and not self._announced:
+        if first and not self._announced:
             self._on_settled(self)
 
     def _finish(self, state: EndState) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from dialback.errors import ProtocolError, PublishError, StreamSupersededError
 from dialback.transport.connection import FrameConnection
-from dialback.transport.items import data_frame
+from dialback.transport.items import Frame, data_frame
 from dialback.transport.messages import (
     PayloadCodec,
     ResponseStreamPrologue,
@@ -25,7 +25,12 @@ from dialback.transport.response_stream import (
     WorkerState,
 )
 from dialback.transport.resume_frames import read_answer
-from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
+from dialback.transport.two_part import (
+    MAX_CONTROL_BYTES,
+    PREFIX,
+    FrameLimits,
+    TwoPartMessage,
+)
 
 LINGER: Final = 10.0
 """Seconds to wait for the requester's FIN after the sentinel, as Dynamo does."""
@@ -80,6 +85,11 @@ class ResponseSender:
             self._supersede()
         elif event is not None and self._end.state is not WorkerState.LINGER:
             self._cancelled(event)
+
+    def data_parts_received(self, parts: list[bytes]) -> None:
+        """Take data-only frames, which a requester has no business to send."""
+        for part in parts:
+            self.frame_received(TwoPartMessage(data=part))
 
     def _supersede(self) -> None:
         if self.superseded or self.killed:
@@ -215,10 +225,27 @@ class ResponseSender:
         self._end.advance(WorkerEvent.ITEM)
         self.connection.write(*data_frame(body))
 
+    def write_frame(self, frame: Frame, body_size: int) -> None:
+        """Do the same with an item's frame in pieces; the hot path.
+
+        Args:
+            frame: What :func:`~dialback.transport.items.item_framer` made of the item.
+            body_size: Bytes of its body.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.response_bytes += body_size
+        if self.lost is not None:
+            raise self.lost
+        if self._end.state is not WorkerState.STREAMING:
+            self._end.advance(WorkerEvent.ITEM)
+        self.connection.write_sized(frame, PREFIX.size + body_size)
+
     @property
     def needs_breath(self) -> bool:
         """Whether :meth:`breathe` has something to do."""
-        return self.connection.congested or self.connection.overdue
+        return self.connection.breath_due
 
     async def breathe(self) -> None:
         """Wait while the requester is slow; let the loop turn when it has not for long.
@@ -226,6 +253,7 @@ class ResponseSender:
         Raises:
             PublishError: If the connection is lost.
         """
+        self.connection.flush()
         if self.connection.congested:
             await self.connection.drain()
         else:

@@ -5,6 +5,7 @@ Source: overview section 4.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from xxhash import xxh3_64
@@ -41,23 +42,25 @@ class Tally:
         self._history_room = history_bytes
         self._last = time.monotonic()
 
-    def add(self, body: bytes) -> None:
-        """Count the item in the body of a data-only frame."""
-        self.items += 1
-        self._brought += 1
+    def add(self, bodies: Sequence[bytes]) -> int:
+        """Count items, given the bodies of their data-only frames; return the bytes of those."""
+        self.items += len(bodies)
+        self._brought += len(bodies)
+        joined = b"".join(bodies)  # one update of the checksum, not one for each item
         if self._digest is not None:
             self.fruitless = 0
-            self._digest.update(body)
+            self._digest.update(joined)
             self._last = time.monotonic()
         if self._history is not None:
-            self._keep(self._history, body)
+            self._keep(self._history, bodies, len(joined))
+        return len(joined)
 
-    def _keep(self, history: list[bytes], body: bytes) -> None:
-        self._history_room -= len(body)
+    def _keep(self, history: list[bytes], bodies: Sequence[bytes], size: int) -> None:
+        self._history_room -= size
         if self._history_room < 0:
             self._history = None
         else:
-            history.append(body)
+            history.extend(bodies)
 
     def worker_ended(self, *, blameless: bool) -> None:
         """A worker's connection ended before the final.

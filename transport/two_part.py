@@ -90,15 +90,20 @@ class TwoPartDecoder:
 
     Feed it with :meth:`receive_data`, then call :meth:`next_message` until it returns
     ``None``. After an error every further call raises the same error.
+
+    Bytes are joined when a message is complete, not as they come: a large item is copied once,
+    however many pieces it arrives in.
     """
 
-    __slots__ = ("_buffer", "_error", "_limits", "_start", "_verify")
+    __slots__ = ("_buffer", "_error", "_later", "_later_bytes", "_limits", "_start", "_verify")
 
     def __init__(self, limits: FrameLimits | None = None, *, verify_checksum: bool = False) -> None:
         self._limits = limits or FrameLimits()
         self._verify = verify_checksum
-        self._buffer = bytearray()
+        self._buffer = b""
         self._start = 0
+        self._later: list[bytes] = []
+        self._later_bytes = 0
         self._error: ProtocolError | None = None
 
     def allow(self, limits: FrameLimits) -> None:
@@ -108,16 +113,34 @@ class TwoPartDecoder:
     @property
     def buffered(self) -> int:
         """Bytes received and not yet returned: 0 between two frames."""
-        return len(self._buffer) - self._start
+        return len(self._buffer) - self._start + self._later_bytes
 
     def receive_data(self, data: bytes) -> None:
         """Store bytes; nothing is parsed here. After an error nothing is stored."""
-        if self._error is not None:
-            return
-        if self._start:
-            del self._buffer[: self._start]
-            self._start = 0
-        self._buffer += data
+        if self._error is None:
+            self._later.append(data)
+            self._later_bytes += len(data)
+
+    def next_data_parts(self) -> list[bytes]:
+        """Return the data parts of the data-only messages that come next, maybe none.
+
+        The hot path of a stream of small items: what stands in the way (another kind of
+        message, one that is not complete or too large) is left to :meth:`next_message`.
+        """
+        if not self._gather(PREFIX.size) or self._verify:
+            return []
+        buffer, start, limit = self._buffer, self._start, self._limits.data
+        end, unpack, size_of_prefix = len(buffer), PREFIX.unpack_from, PREFIX.size
+        parts: list[bytes] = []
+        while end - start >= size_of_prefix:
+            header_size, data_size, _ = unpack(buffer, start)
+            first = start + size_of_prefix
+            if header_size or not data_size or data_size > limit or data_size > end - first:
+                break
+            start = first + data_size
+            parts.append(buffer[first:start])
+        self._advance_to(start)
+        return parts
 
     def next_message(self) -> TwoPartMessage | None:
         """Return the next complete message, or ``None`` when more bytes are needed.
@@ -129,15 +152,30 @@ class TwoPartDecoder:
         """
         if self._error is not None:
             raise self._error
-        start = self._start
-        available = len(self._buffer) - start
-        if available < PREFIX.size:
+        if not self._gather(PREFIX.size):
             return None
-        header_size, data_size, checksum = PREFIX.unpack_from(self._buffer, start)
+        header_size, data_size, checksum = PREFIX.unpack_from(self._buffer, self._start)
         self._check_limits(header_size, data_size)
-        if available < PREFIX.size + header_size + data_size:
+        if not self._gather(PREFIX.size + header_size + data_size):
             return None
         return self._take(header_size, data_size, checksum)
+
+    def _gather(self, size: int) -> bool:
+        """Have ``size`` bytes in one piece, if they are there."""
+        if len(self._buffer) - self._start >= size:
+            return True
+        if self.buffered < size:
+            return False
+        self._buffer = b"".join((self._buffer[self._start :], *self._later))
+        self._start = 0
+        self._later.clear()
+        self._later_bytes = 0
+        return True
+
+    def _advance_to(self, position: int) -> None:
+        if position == len(self._buffer):
+            self._buffer, position = b"", 0
+        self._start = position
 
     def _check_limits(self, header_size: int, data_size: int) -> None:
         if header_size > self._limits.header:
@@ -148,22 +186,21 @@ class TwoPartDecoder:
     def _take(self, header_size: int, data_size: int, checksum: int) -> TwoPartMessage:
         first = self._start + PREFIX.size
         middle = first + header_size
-        self._start = middle + data_size
-        with memoryview(self._buffer) as view:
-            message = TwoPartMessage(bytes(view[first:middle]), bytes(view[middle : self._start]))
+        end = middle + data_size
+        message = TwoPartMessage(self._buffer[first:middle], self._buffer[middle:end])
+        self._advance_to(end)
         if self._verify and checksum:
             computed = _checksum_of(message.header, message.data)
             if computed != checksum:
                 raise self._fail(ChecksumError(checksum, computed))
-        if self._start == len(self._buffer):
-            self._buffer.clear()
-            self._start = 0
         return message
 
     def _fail(self, error: ProtocolError) -> ProtocolError:
         self._error = error
-        self._buffer.clear()
+        self._buffer = b""
         self._start = 0
+        self._later.clear()
+        self._later_bytes = 0
         return error
 
 

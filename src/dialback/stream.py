@@ -4,7 +4,7 @@ Source: overview sections 2 and 4, protocol section 8.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -139,7 +139,7 @@ class ResponseStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
         """Return the next item as the engine yielded it.
 
         Raises:
@@ -150,7 +150,7 @@ class ResponseStream:
                 the engine raised; what follows can still be read.
             StreamInterrupted: If the stream ended before its final and nobody can go on with it.
         """
-        return await self._receiver.next_item()
+        return self._receiver.next_item()  # not awaited here: one coroutine for an item, not two
 
     async def stop(self) -> None:
         """Ask the engine to finish early; what it has produced still arrives.

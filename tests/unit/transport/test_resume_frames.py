@@ -196,8 +196,8 @@ def _told(tally: Tally) -> ResumeAnswer:
 def test_the_tally_has_number_and_digest_of_the_bodies() -> None:
     tally = Tally(resumable=True)
     assert (_told(tally).resume, _told(tally).digest) == (0, "")
-    tally.add(b"one")
-    tally.add(b"two")
+    tally.add([b"one"])
+    tally.add([b"two"])
     assert _told(tally).resume == 2
     assert _told(tally).digest == xxh3_64(b"onetwo").hexdigest()
     assert _told(tally).delivered is None
@@ -210,7 +210,7 @@ def test_workers_without_an_item_are_counted_until_one_brings_one() -> None:
         assert tally.fruitless == expected
     tally.worker_ended(blameless=True)
     assert tally.fruitless == 2, "a hand-over is no failure"
-    tally.add(b"x")
+    tally.add([b"x"])
     assert tally.fruitless == 0
     tally.worker_ended(blameless=False)
     assert tally.fruitless == 0, "it brought an item"
@@ -221,11 +221,11 @@ def test_workers_without_an_item_are_counted_until_one_brings_one() -> None:
 def test_a_history_over_its_limit_is_dropped_for_good() -> None:
     bodies = [encode_item(value, PayloadCodec.JSON) for value in (1, 2, 3)]
     tally = Tally(resumable=True, history_bytes=2 * len(bodies[0]))
-    tally.add(bodies[0])
-    tally.add(bodies[1])
+    tally.add([bodies[0]])
+    tally.add([bodies[1]])
     assert _told(tally).delivered == [1, 2]
-    tally.add(bodies[2])
-    tally.add(b"")
+    tally.add([bodies[2]])
+    tally.add([b""])
     assert _told(tally).delivered is None
     assert _told(tally).resume == 4
 

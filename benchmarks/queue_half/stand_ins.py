@@ -1,0 +1,175 @@
+"""What the benchmark puts in the place of parts that it does not measure.
+
+The back-channel in every run; leases and metrics in the runs that ask what those cost.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import EllipsisType
+
+from typing_extensions import override
+
+from benchmarks.queue_half.ledger import Ledger
+from dialback.metrics.service import ServiceMetrics
+from dialback.metrics.work_handler import WorkHandlerMetrics
+from dialback.queue.lease import Lease, LeaseKeeper
+from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.dial import Dialer
+from dialback.transport.messages import ResumeOffer
+from dialback.transport.response_stream import WorkerEvent
+from dialback.transport.sender import ResponseSender
+
+
+class SwallowingSender(ResponseSender):
+    """A response stream without a connection: what is written is counted and dropped."""
+
+    def __init__(self, address: Address) -> None:
+        """Be connected. The real one's connection is not even made: it is not measured."""
+        self.address = str(address)
+        self.dials = 1
+        self.stopped = False
+        self.killed = False
+        self.superseded = False
+        self.lost = None
+        self.response_bytes = 0
+
+    @property
+    @override
+    def peer_closed(self) -> bool:
+        return True
+
+    @property
+    @override
+    def needs_breath(self) -> bool:
+        return False
+
+    @override
+    def on_event(self, listener: Callable[[WorkerEvent], None]) -> None:
+        pass
+
+    @override
+    def write_prologue(self) -> None:
+        pass
+
+    @override
+    def write_item(self, body: bytes) -> None:
+        self.response_bytes += len(body)
+
+    @override
+    def write_final(self, body: bytes) -> None:
+        self.response_bytes += len(body)
+
+    @override
+    async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
+        pass
+
+    @override
+    def abort(self) -> None:
+        pass
+
+
+class SwallowingDialer(Dialer):
+    """Reaches everybody at once, with a :class:`SwallowingSender`."""
+
+    def __init__(self) -> None:
+        """Allow every address."""
+        super().__init__(CallHomePolicy())
+
+    @override
+    async def dial(
+        self,
+        address: Address,
+        subject: str,
+        *,
+        total_timeout: float | None = None,
+        offer: ResumeOffer | None = None,
+    ) -> ResponseSender:
+        return SwallowingSender(address)
+
+
+class NoLeases(LeaseKeeper):
+    """Keeps no lease: no thread, no second connection, no table."""
+
+    @override
+    async def start(self) -> None:
+        pass
+
+    @override
+    async def stop(self) -> None:
+        pass
+
+    @override
+    def add(self, reply: str, on_lost: Callable[[], None], *, asked: float = 0.0) -> Lease:
+        return Lease(reply, on_lost, float("inf"), time.monotonic())
+
+    @override
+    def remove(self, lease: Lease) -> None:
+        pass
+
+    @override
+    def came_late(self, asked: float) -> bool:
+        return False
+
+    @override
+    def loop_turned(self) -> None:
+        pass
+
+
+class CountedMetrics(ServiceMetrics):
+    """dialback's own series, and a ledger that is told of each request that was settled.
+
+    Attributes:
+        ledger: Set before the first request.
+    """
+
+    ledger: Ledger
+
+    @override
+    def count_outcome(self, outcome: str) -> None:
+        super().count_outcome(outcome)
+        self.ledger.settle()
+
+
+class NoServiceMetrics(CountedMetrics):
+    """The same, of which only the ledger is touched by a request."""
+
+    @override
+    def count_outcome(self, outcome: str) -> None:
+        self.ledger.settle()
+
+    @override
+    def count_delivery_end(self, end: str) -> None:
+        pass
+
+    @override
+    def observe_queue_wait(self, seconds: float) -> None:
+        pass
+
+    @override
+    def set_slots_busy(self, n: int) -> None:
+        pass
+
+    @override
+    def pulled(self) -> None:
+        pass
+
+
+class NoWorkHandlerMetrics(WorkHandlerMetrics):
+    """Dynamo's series, of which none is touched by a request."""
+
+    @override
+    def track_request(self, request_bytes: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @override
+    def observe_transit(self, seconds: float) -> None:
+        pass
+
+    @override
+    def observe_first_response(self, seconds: float) -> None:
+        pass
+
+    @override
+    def add_response_bytes(self, size: int) -> None:
+        pass
