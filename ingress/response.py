@@ -131,15 +131,17 @@ async def run_response(
     revocation.on_revoked(watch.revoked)
     if resumption is not None and resumption.able:
         revocation.on_handover_offered(watch.hand_over)
-    if watch.ended.done():  # killed or gone already: the engine is not called
+    if watch.ended is not None:  # killed or gone already: the engine is not called
         _conclude(run, watch, None, sender)
         return run
     pump = _Pump(engine, context, sender, codec, hooks, run, replay)
     task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
+    task.add_done_callback(watch.engine_done)
     try:
-        await asyncio.wait((task, watch.ended), return_when=asyncio.FIRST_COMPLETED)
+        await watch.over
     finally:
         watch.close()
+        revocation.forget(watch.revoked)
         await _close_engine(pump, task)
     _conclude(run, watch, _error_of(task, watch), sender)
     return run
@@ -150,6 +152,7 @@ class _Watch:
 
     Attributes:
         ended: Why the engine must end now.
+        over: Done when it must end, or has ended.
         asked: Why it was asked to end, politely and with a grace period.
         can_hand_over: Whether another worker can take the stream over as it is now.
     """
@@ -159,7 +162,8 @@ class _Watch:
         self._stop_grace = stop_grace
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self.ended: asyncio.Future[StreamEnd] = self._loop.create_future()
+        self.ended: StreamEnd | None = None
+        self.over: asyncio.Future[None] = self._loop.create_future()
         self.asked: StreamEnd | None = None
         self.can_hand_over: Callable[[], bool] = lambda: False
 
@@ -196,12 +200,21 @@ class _Watch:
 
     def _end_later(self, end: StreamEnd) -> None:
         self.asked = self.asked or end
-        if self._timer is None and not self.ended.done():
+        if self._timer is None and self.ended is None:
             self._timer = self._loop.call_later(self._stop_grace, self._end, end)
 
     def _end(self, end: StreamEnd) -> None:
-        if not self.ended.done():
-            self.ended.set_result(end)
+        if self.ended is None:
+            self.ended = end
+            self._over()
+
+    def engine_done(self, task: asyncio.Task[None]) -> None:
+        del task
+        self._over()
+
+    def _over(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -297,7 +310,7 @@ def _error_of(task: asyncio.Task[None], watch: _Watch) -> BaseException | None:
         return None
     if not task.cancelled():
         return task.exception()
-    ours = watch.ended.done() or watch.asked is not None
+    ours = watch.ended is not None or watch.asked is not None
     return None if ours else asyncio.CancelledError()
 
 
@@ -305,7 +318,7 @@ def _conclude(
     run: ResponseRun, watch: _Watch, error: BaseException | None, sender: ResponseSender
 ) -> None:
     """Say why the stream ended. What came from outside first is stronger than its echo."""
-    outside = watch.ended.result() if watch.ended.done() else None
+    outside = watch.ended
     if outside is StreamEnd.LEASE_LOST or outside is StreamEnd.SUPERSEDED:
         run.end = outside
     elif sender.killed:

@@ -29,23 +29,22 @@ async def unless_revoked(
         revocation: The delivery's.
         but: A reason that changes nothing here.
     """
-    task = asyncio.ensure_future(work)
-    cancelled = False
+    scope = _Scope()
 
-    def cancel(reason: Revoked) -> None:
-        nonlocal cancelled
+    def cut(reason: Revoked) -> None:
         if reason is not but:
-            cancelled = True
-            task.cancel()
+            scope.cut()
 
-    revocation.on_revoked(cancel)
     try:
-        return await task
-    except asyncio.CancelledError:
-        if not cancelled or not task.cancelled():
-            task.cancel()
+        async with scope.timeout:
+            revocation.on_revoked(cut)
+            return await work
+    except TimeoutError:
+        if not scope.timeout.expired():
             raise
         return None
+    finally:
+        revocation.forget(cut)
 
 
 async def unless_cut(
@@ -65,12 +64,12 @@ async def unless_cut(
     Raises:
         PublishError: What ``work`` raises.
     """
-    task = asyncio.ensure_future(work)
+    scope = _Scope()
     cuts: list[StreamEnd] = []
 
     def cut(end: StreamEnd) -> None:
         cuts.append(end)
-        task.cancel()
+        scope.cut()
 
     def on_event(event: WorkerEvent) -> None:
         if event is WorkerEvent.SUPERSEDED:
@@ -84,13 +83,36 @@ async def unless_cut(
         else:
             end_linger()
 
-    sender.on_event(on_event)
-    revocation.on_revoked(on_revoked)
     try:
-        await task
-    except asyncio.CancelledError:
-        if not cuts or not task.cancelled():
-            task.cancel()
+        async with scope.timeout:
+            sender.on_event(on_event)
+            revocation.on_revoked(on_revoked)
+            await work
+    except TimeoutError:
+        if not scope.timeout.expired():
             raise
         return cuts[0]
+    finally:
+        sender.on_event(_nothing)
+        revocation.forget(on_revoked)
     return None
+
+
+class _Scope:
+    """An await that can be cut short from outside, in the task that makes it.
+
+    asyncio's own timeout, without a time: a task of its own for each step of a request would cost
+    as much as the step.
+    """
+
+    def __init__(self) -> None:
+        self.timeout = asyncio.timeout(None)
+        self._loop = asyncio.get_running_loop()
+
+    def cut(self) -> None:
+        if not self.timeout.expired():
+            self.timeout.reschedule(self._loop.time())
+
+
+def _nothing(event: WorkerEvent) -> None:
+    del event

@@ -69,11 +69,18 @@ class Tally(Collector):
     @override
     def collect(self) -> Iterable[Metric]:
         """Return the series as it is now."""
-        family = CounterMetricFamily(
-            self._series.name, self._series.documentation, labels=tuple(self._labels)
-        )
+        family = self._family()
         family.add_metric(tuple(self._labels.values()), self.value)
         return [family]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the family; a registry asks for it to find names that it has already."""
+        return [self._family()]
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            self._series.name, self._series.documentation, labels=tuple(self._labels)
+        )
 
 
 def closed_set(

@@ -68,13 +68,15 @@ class ServiceMetrics:
         self._replayed_items = counter(registry, names.REPLAYED_ITEMS)
         self._handover = histogram(registry, names.HANDOVER)
         self._drain_state = gauge(registry, names.DRAIN_STATE)
-        self._last_pull = gauge(registry, names.LAST_PULL_SUCCESS)
+        last_pull = gauge(registry, names.LAST_PULL_SUCCESS)
+        last_pull.set_function(lambda: self.last_pull)
 
     def _register_slots(self, registry: CollectorRegistry) -> None:
+        # Read when they are asked for: they change twice with every delivery.
+        self._slots_busy = 0
         family = gauge(registry, names.SLOTS, ("state",))
-        self._slots_busy = family.labels("busy")
-        self._slots_free = family.labels("free")
-        self.set_slots_busy(0)
+        family.labels("busy").set_function(lambda: self._slots_busy)
+        family.labels("free").set_function(lambda: max(0, self._slot_count - self._slots_busy))
 
     def count_outcome(self, outcome: str) -> None:
         """Count one request that ended.
@@ -142,8 +144,7 @@ class ServiceMetrics:
 
     def set_slots_busy(self, n: int) -> None:
         """Say how many slots serve a request now; the others are free."""
-        self._slots_busy.set(n)
-        self._slots_free.set(max(0, self._slot_count - n))
+        self._slots_busy = n
 
     def set_draining(self, draining: bool) -> None:
         """Say whether the worker takes no more work."""
@@ -152,7 +153,6 @@ class ServiceMetrics:
     def pulled(self) -> None:
         """Note that the server answered a pull just now."""
         self.last_pull = self._wall_clock()
-        self._last_pull.set(self.last_pull)
 
     def count_reconnect(self) -> None:
         """Count one re-established NATS connection."""

@@ -99,29 +99,28 @@ class Cancellations:
         self._worker = worker
         self._now = now
         self._now_ns = now_ns
-        self._running: dict[str, list[Delivery]] = {}
+        self._running: dict[int, Delivery] = {}  # by identity
         self._cancelled: OrderedDict[str, tuple[float, int, str]] = OrderedDict()
 
     async def handle(self, delivery: Delivery) -> Ending:
         """Serve a delivery; one whose request was cancelled is revoked before it begins."""
-        request_id = request_id_of(delivery)
-        if (reason := self._reason(request_id, delivery)) is not None:
+        # Ids are read out of payloads only when there is an order to compare them with.
+        if self._cancelled and (reason := self._reason(delivery)) is not None:
             delivery.revocation.set(Revoked.CANCELLED, reason)
-        deliveries = self._running.setdefault(request_id, [])
-        deliveries.append(delivery)
+        self._running[id(delivery)] = delivery
         try:
             return await self._handle(delivery)
         finally:
-            deliveries.remove(delivery)
-            if not deliveries:
-                self._running.pop(request_id, None)
+            del self._running[id(delivery)]
 
     def order(self, order: CancelOrder) -> list[Running]:
         """Carry out an operator's order; return what of the request runs here."""
         if not order.dry_run:
             self._remember(order)
         return [
-            self._carry_out(order, delivery) for delivery in self._running.get(order.request_id, ())
+            self._carry_out(order, delivery)
+            for delivery in self._running.values()
+            if request_id_of(delivery) == order.request_id
         ]
 
     def _carry_out(self, order: CancelOrder, delivery: Delivery) -> Running:
@@ -145,12 +144,12 @@ class Cancellations:
         ):
             self._cancelled.popitem(last=False)
 
-    def _reason(self, request_id: str, delivery: Delivery) -> str | None:
+    def _reason(self, delivery: Delivery) -> str | None:
         """Return why a delivery's request was cancelled; ``None`` if it was not.
 
         A request of the same id that was published after that is another one.
         """
-        at, at_ns, reason = self._cancelled.get(request_id, (0.0, 0, ""))
+        at, at_ns, reason = self._cancelled.get(request_id_of(delivery), (0.0, 0, ""))
         known = at_ns and at >= self._now() - REMEMBERED_FOR
         return reason if known and delivery.published_ns <= at_ns + _SKEW_NS else None
 

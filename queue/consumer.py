@@ -8,9 +8,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -39,6 +40,7 @@ _NS: Final = 1_000_000_000
 _SKEW_NS: Final = 1_000_000_000  # between a worker's clock and the server's
 _OTHERS_STOP: Final = 0.3  # seconds for workers that are told to stop at the same time
 _LOOK_AGAIN: Final = 1.0  # seconds between two looks for a worker that waits
+_CANCEL_AGAIN: Final = 1.0  # seconds; see ``tasks.py``
 _LAST_NOTES: Final = 2.0  # seconds of a drain for notes that are still being written
 
 
@@ -136,11 +138,12 @@ class Consumer:
             )
             self.puller.start_over()  # what else those pulls bring is as old
             return True  # no NAK: that would take it from that worker
-        if self._adopted(message, info, asked):
+        before = self._in_hand.of(info)
+        if before is not None and self._adopted(before, message, info, asked):
             return True
         if self._slots.room(info.consumer) <= 0:
             return False
-        work, before = self._begin(message, info, asked)
+        work = self._begin(before, message, info, asked)
         task = work.task = asyncio.create_task(
             self._work(work, before), name=f"delivery-{info.sequence}"
         )
@@ -151,10 +154,9 @@ class Consumer:
         task.add_done_callback(self._done)
         return True
 
-    def _adopted(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
-        """Let the work on a message go on with its repetition, if there is one that can."""
-        work = self._in_hand.of(info)
-        if work is None or not work.adopts:
+    def _adopted(self, work: Work, message: Msg, info: DeliveryInfo, asked: float) -> bool:
+        """Let the work on a message go on with its repetition, if it can."""
+        if not work.adopts:
             return False
         self._leases.remove(work.lease)
         work.adopt(message, info, self._leases.add(message.reply, work.lease_lost, asked=asked))
@@ -164,8 +166,10 @@ class Consumer:
         )
         return True
 
-    def _begin(self, message: Msg, info: DeliveryInfo, asked: float) -> tuple[Work, Work | None]:
-        """Take a message in hand; return its work, and the one that must have ended before."""
+    def _begin(
+        self, before: Work | None, message: Msg, info: DeliveryInfo, asked: float
+    ) -> Work:
+        """Take a message in hand; ``before`` is the work on it that must have ended first."""
         delivery = Delivery(
             payload=message.data,
             headers=dict(message.headers or {}),
@@ -176,8 +180,8 @@ class Consumer:
             number=info.number,
             redelivered=info.number > 1 or info.published_ns <= self._reconnected_ns + _SKEW_NS,
             published_ns=info.published_ns,
+            epoch=self._epochs.known(info.consumer, info.consumer_sequence) or 0,
         )
-        before = self._in_hand.of(info)
         if before is not None:
             before.give_up()
             self._leases.remove(before.lease)
@@ -188,10 +192,11 @@ class Consumer:
         lease = self._leases.add(message.reply, lost, asked=asked)
         work = Work(message, info, delivery, lease)
         self._in_hand.add(work)
-        return work, before
+        return work
 
     def _end(self, work: Work) -> None:
         work.phase = Phase.OVER
+        work.delivery.revocation.close()
         self._leases.remove(work.lease)
         self._in_hand.remove(work)
 
@@ -216,14 +221,18 @@ class Consumer:
         try:
             if before is not None:
                 await before.ended()
-            await self._look_up(work)
+            if work.delivery.redelivered or not work.delivery.epoch:
+                await self._look_up(work)
             finished = work.noted.note.finished
             if finished is not None:
-                await asyncio.shield(self._settling.settle_found(work, finished))
+                work.settling = True
+                await self._settling.settle_found(work, finished)
                 return
             ending = await self._handle(work.delivery)
-            # The outcome is known: a cancellation must not stop us from saying so.
-            await asyncio.shield(self._settling.settle(work, ending))
+            # The outcome is known: no cancellation of ours must stop us from saying so. (A shield
+            # would be a second task for each delivery.)
+            work.settling = True
+            await self._settling.settle(work, ending)
         finally:
             self._end(work)
 
@@ -252,9 +261,10 @@ class Consumer:
         Raises:
             QueueError: If the server did not confirm it.
         """
-        if self._adopted(message, info, 0.0):
+        before = self._in_hand.of(info)
+        if before is not None and self._adopted(before, message, info, 0.0):
             return
-        work, before = self._begin(message, info, 0.0)
+        work = self._begin(before, message, info, 0.0)
         work.phase, work.task = Phase.RETURNING, asyncio.current_task()
         try:
             if before is not None:
@@ -288,9 +298,18 @@ class Consumer:
             self.revoke_all()
             await self._idle_within(end - loop.time(), None)
         abandoned = len(self._tasks)
-        await cancel_and_wait(*self._tasks)
+        await self._abandon()
         await self._settling.close(min(_LAST_NOTES, end - loop.time()))
         return Drained(interrupted=self._settling.interrupted, abandoned=abandoned)
+
+    async def _abandon(self) -> None:
+        """Leave what still runs to its lease; a settling goes on for as long as the loop does."""
+        while running := [task for task, work in self._tasks.items() if not work.settling]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=_CANCEL_AGAIN)
+        for work in self._tasks.values():
+            self._end(work)
 
     async def _offer_handovers(self) -> None:
         """Offer what runs to other workers as soon as one waits for work.

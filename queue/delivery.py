@@ -8,9 +8,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import nats.errors
 import orjson
 import tenacity
@@ -18,11 +18,13 @@ from nats.aio.client import Client
 
 from dialback.errors import NotFoundError, QueueError, ServerUnavailableError
 from dialback.queue.api import JetStreamApi
+from dialback.queue.replies import Replies
 from dialback.retries import with_retries
 
 _NS: Final = 1_000_000_000
 _FIRST_TIMEOUT: Final = 1.0  # seconds, until it is known that an answer can come at all
 _LOOK_EVERY: Final = 0.1  # seconds, for the connection
+_PREFIX: Final = "$JS.ACK."
 _V1_TOKENS: Final = 9
 _V2_TOKENS: Final = 11  # and a random one at the end, which may be left out
 
@@ -32,8 +34,7 @@ TERM: Final = b"+TERM"
 IN_PROGRESS: Final = b"+WPI"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryInfo:
+class DeliveryInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a message's reply subject says.
 
     Attributes:
@@ -60,26 +61,28 @@ def parse_ack_subject(reply: str) -> DeliveryInfo | None:
 
     ``None`` if the subject is none of these: the message is a status, or not JetStream's.
     """
+    if not reply.startswith(_PREFIX):
+        return None
     tokens = reply.split(".")
-    if tokens[:2] != ["$JS", "ACK"]:
-        return None
     if len(tokens) >= _V2_TOKENS:
-        tokens = tokens[:2] + tokens[4:]
-    elif len(tokens) != _V1_TOKENS:
+        tokens = tokens[4:11]
+    elif len(tokens) == _V1_TOKENS:
+        tokens = tokens[2:]
+    else:
         return None
+    stream, consumer, number, sequence, nth, published_ns, pending = tokens
     try:
-        number, sequence, nth, published_ns, pending = (int(token) for token in tokens[4:9])
+        return DeliveryInfo(
+            stream=stream,
+            consumer=consumer,
+            number=int(number),
+            sequence=int(sequence),
+            consumer_sequence=int(nth),
+            published_ns=int(published_ns),
+            pending=int(pending),
+        )
     except ValueError:
         return None
-    return DeliveryInfo(
-        stream=tokens[2],
-        consumer=tokens[3],
-        number=number,
-        sequence=sequence,
-        consumer_sequence=nth,
-        published_ns=published_ns,
-        pending=pending,
-    )
 
 
 def nak_body(delay: float) -> bytes:
@@ -134,6 +137,7 @@ class Settler:
         self._timeout = timeout
         self._give_up_after = give_up_after
         self._prove_after = prove_after
+        self._replies = Replies(client)
         self._api = JetStreamApi(client, timeout=timeout)
         self._impatient_api = JetStreamApi(client, timeout=min(_FIRST_TIMEOUT, timeout))
 
@@ -193,12 +197,12 @@ class Settler:
             # nats-py would keep it, and send every repetition at the reconnect.
             raise NotTakenError(f"{body.decode()} not sent: not connected to NATS")
         try:
-            await self._client.request(reply, body, timeout=timeout)
+            await self._replies.ask(reply, body, timeout=timeout)
         except nats.errors.NoRespondersError as error:
             if prove:
                 await self._prove_consumer(reply)
             raise NotTakenError(f"{body.decode()} not confirmed: {error}") from error
-        except (nats.errors.Error, TimeoutError, asyncio.InvalidStateError) as error:
+        except (nats.errors.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) and await self._settled_if_forgotten(reply, body):
                 return
             raise ServerUnavailableError(f"{body.decode()} not confirmed: {error}") from error

@@ -168,6 +168,7 @@ class LeaseKeeper:
     def remove(self, lease: Lease) -> None:
         """The delivery is settled, or is not to be renewed any more."""
         self._drop(lease)
+        lease.on_lost = _nobody  # it refers to who holds the lease: a cycle for the collector
 
     def loop_turned(self) -> None:
         """The worker's event loop is alive; call it every half second."""
@@ -285,6 +286,10 @@ class LeaseKeeper:
         assert self._owner is not None  # noqa: S101 -- set by start()
         with suppress(RuntimeError):  # its loop is closed: there is nobody to tell
             self._owner.call_soon_threadsafe(callback)
+
+
+def _nobody() -> None:
+    pass
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -16,7 +16,6 @@ import nats.errors
 import orjson
 import tenacity
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from dialback.errors import (
     PayloadTooLargeError,
@@ -25,6 +24,7 @@ from dialback.errors import (
     StreamMissingError,
 )
 from dialback.queue.api import JetStreamApi, api_error
+from dialback.queue.replies import Replies
 from dialback.retries import with_retries
 
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
@@ -85,7 +85,7 @@ class Publisher:
         self._timeout = timeout
         self._give_up_after = give_up_after
         self._turns = asyncio.Semaphore(max_in_flight)
-        self._under_way: set[asyncio.Timeout] = set()
+        self._replies = Replies(client)
         self._ask_not_before = 0.0
         self._not_answered = "not answered yet"
 
@@ -155,40 +155,32 @@ class Publisher:
         if len(payload) + header_size(headers) > limit:  # the server would hang up
             raise PayloadTooLargeError(len(payload), limit)
         try:
-            reply = await self._request(subject, payload, dict(headers), end)
+            answer = await self._ask(subject, payload, headers, end)
         except nats.errors.NoRespondersError as error:
             raise await self._nobody_took(subject) from error
         except nats.errors.BadHeaderError as error:
             raise QueueError(f"the publish to {subject} has a bad header: {error}") from error
         except (nats.errors.Error, TimeoutError) as error:
-            why = str(error) or "connection lost"
             raise OutcomeUnknownError(
-                f"the publish to {subject} was not acknowledged ({why})"
+                f"the publish to {subject} was not acknowledged ({error})"
             ) from error
-        return _pub_ack(reply.data, len(payload))
+        return _pub_ack(answer, len(payload))
 
     def connection_lost(self) -> None:
         """Wait no longer for acknowledgements: they went with the connection."""
-        under_way, self._under_way = self._under_way, set()
-        for limit in under_way:
-            limit.reschedule(_now())
+        self._replies.connection_lost()
 
-    async def _request(
-        self, subject: str, payload: bytes, headers: dict[str, str], end: float
-    ) -> Msg:
+    async def _ask(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], end: float
+    ) -> bytes:
         """Take a turn, send, and await the answer for as long as the connection lasts."""
         await self._turn(end)
         try:
             if not self._client.is_connected:
                 raise ServerUnavailableError("the nats-server is not connected at the moment")
-            async with asyncio.timeout(None) as limit:
-                self._under_way.add(limit)
-                try:
-                    return await self._client.request(
-                        subject, payload, timeout=self._timeout, headers=headers
-                    )
-                finally:
-                    self._under_way.discard(limit)
+            return await self._replies.ask(
+                subject, payload, timeout=self._timeout, headers=headers
+            )
         finally:
             self._turns.release()
 

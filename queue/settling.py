@@ -229,6 +229,8 @@ def _late_note(work: Work, ending: Ending, *, removable: bool) -> Note:
 
 def _log(work: Work, ending: Ending, end: DeliveryEnd, disposition: Disposition) -> None:
     """One line at INFO for each finished request; other delivery ends have their own."""
+    if not logger.isEnabledFor(logging.INFO):
+        return  # the facts cost more than all other counting
     facts = _facts(work, ending)
     if isinstance(ending, Finished) and end is DeliveryEnd.SETTLED:
         facts["dead_letter"] = isinstance(disposition, DeadLetter)

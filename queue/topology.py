@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from typing_extensions import override
@@ -51,6 +52,7 @@ class Endpoint:
         return f"{self.namespace}.{self.component}.{self.endpoint}"
 
     @classmethod
+    @lru_cache(maxsize=256)  # the same one with every request
     def parse(cls, text: str) -> "Endpoint":
         """Read ``NS.COMP.EP``.
 

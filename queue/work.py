@@ -9,9 +9,11 @@ Source: jetstream section 2.1.
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
 
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from dialback.outcomes import Delivery, Revoked
@@ -31,6 +33,9 @@ class Phase(Enum):
     """It is being handed back, now or after a delay."""
     OVER = auto()
     """Nothing more is said about it to the server."""
+
+
+_NOTHING_NOTED: Final = Stored()
 
 
 def key_of(info: DeliveryInfo) -> str:
@@ -53,6 +58,7 @@ class Work:
         earlier: Numbers of deliveries that this work began with or went on in, all below the
             last one's: none of them ended with its worker.
         given_up: Whether another work has the message now.
+        settling: Whether its outcome is known: a drain does not cancel it any more.
         started: Monotonic time, seconds.
     """
 
@@ -62,9 +68,10 @@ class Work:
     lease: Lease
     phase: Phase = Phase.SERVING
     task: "asyncio.Task[None] | None" = None
-    noted: Stored = field(default_factory=Stored)
+    noted: Stored = _NOTHING_NOTED
     earlier: frozenset[int] = frozenset()
     given_up: bool = False
+    settling: bool = False
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -111,22 +118,22 @@ class Work:
 
 
 class InHand:
-    """The messages that a worker has in hand, each with the work that answers it."""
+    """The messages of one stream that a worker has in hand, each with the work that answers it."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._works: dict[str, Work] = {}
+        self._works: dict[tuple[int, int], Work] = {}
 
     def of(self, info: DeliveryInfo) -> Work | None:
         """Return the work on a delivery's message, if there is one."""
-        return self._works.get(key_of(info))
+        return self._works.get((info.sequence, info.published_ns))
 
     def add(self, work: Work) -> None:
         """Put a work in charge of its message."""
-        self._works[key_of(work.info)] = work
+        self._works[work.info.sequence, work.info.published_ns] = work
 
     def remove(self, work: Work) -> None:
         """Forget a work that is over, unless another one is in charge already."""
-        key = key_of(work.info)
+        key = work.info.sequence, work.info.published_ns
         if self._works.get(key) is work:
             del self._works[key]

@@ -7,6 +7,7 @@ rule 7 (the call-home address comes from the message, so an allow-list guards it
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from typing_extensions import override
@@ -18,6 +19,7 @@ IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAX_PORT: Final = 65535
 _MAX_PORT_DIGITS: Final = 5
+_MAX_KNOWN: Final = 1024  # addresses that are remembered
 _MAX_NAME: Final = 254  # RFC 1035, with a final dot; the codec takes 0.3 s for 100 kB
 
 DEFAULT_CALL_HOME_NETWORKS: Final = (
@@ -62,6 +64,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@lru_cache(maxsize=_MAX_KNOWN)  # few requesters, many requests
 def parse_address(text: str) -> Address:
     """Read ``host:port``, ``[v6]:port`` or Dynamo 1.3's ``v6:port``: split at the last colon.
 
@@ -111,7 +114,7 @@ class CallHomePolicy:
     network contains them.
     """
 
-    __slots__ = ("_networks",)
+    __slots__ = ("_known", "_networks")
 
     def __init__(self, networks: Iterable[str] = DEFAULT_CALL_HOME_NETWORKS) -> None:
         """Read the networks in CIDR form.
@@ -119,6 +122,7 @@ class CallHomePolicy:
         Raises:
             ConfigError: If one is none.
         """
+        self._known: dict[str, bool] = {}
         try:
             self._networks = tuple(ipaddress.ip_network(text) for text in networks)
         except ValueError as error:
@@ -128,6 +132,14 @@ class CallHomePolicy:
 
     def allows(self, address: str) -> bool:
         """Whether a resolved IP address may be dialled."""
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            known = self._known[address] = self._decide(address)
+        return known
+
+    def _decide(self, address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
         mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
         ip = mapped or ip

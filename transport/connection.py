@@ -35,6 +35,24 @@ _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
+def keepalive_options(system: object) -> list[tuple[int, int, int]]:
+    """Return level, name and value of each option to set, of those that ``system`` has.
+
+    TCP_NODELAY is not among them: asyncio and uvloop set it on every connection.
+    """
+    return [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        *(
+            (socket.IPPROTO_TCP, getattr(system, name), value)
+            for name, value in _KEEPALIVE.items()
+            if hasattr(system, name)
+        ),
+    ]
+
+
+_OPTIONS: Final = keepalive_options(socket)
+
+
 class FrameHandler(Protocol):
     """What a connection tells its owner. No method may block or raise."""
 
@@ -143,7 +161,9 @@ class FrameConnection(asyncio.Protocol):
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake()
-        self._handler.connection_lost(self.lost)
+        handler, self._handler = self._handler, _NOBODY
+        self._transport = None  # no reference cycles: they would wait for the garbage collector
+        handler.connection_lost(self.lost)
 
     # --- writing ----------------------------------------------------------------------
 
@@ -327,15 +347,41 @@ class FrameConnection(asyncio.Protocol):
         return bool(done)
 
 
+class _Nobody:
+    """Whom a connection that is gone has nothing to tell."""
+
+    def frame_received(self, message: TwoPartMessage) -> None:
+        del message
+
+    def data_parts_received(self, parts: list[bytes]) -> None:
+        del parts
+
+    def protocol_failed(self, error: ProtocolError) -> None:
+        del error
+
+    def peer_finished(self) -> None:
+        pass
+
+    def connection_lost(self, error: PublishError | None) -> None:
+        del error
+
+
+_NOBODY: Final = _Nobody()
+
+
 def _set_options(transport: asyncio.Transport) -> None:
-    sock = transport.get_extra_info("socket")
-    with suppress(OSError):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE.items():
-            option = getattr(socket, name, None)
-            if option is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    named = transport.get_extra_info("socket")
+    if named is None:
+        return
+    # uvloop's stand-in makes a socket object for each call; this is one for all of them.
+    sock = socket.socket(named.family, named.type, named.proto, fileno=named.fileno())
+    try:
+        for level, option, value in _OPTIONS:
+            sock.setsockopt(level, option, value)
+    except OSError:
+        pass  # the peer has gone already, or it is no TCP socket
+    finally:
+        sock.detach()  # the transport closes it
 
 
 def _publish_error(exc: Exception, *, peer_done: bool) -> PublishError:

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import tenacity
@@ -155,13 +156,21 @@ class Dialer:
 
 
 async def _addresses_of(address: Address) -> list[str]:
-    try:
-        return [str(ipaddress.ip_address(address.host))]
-    except ValueError:
-        pass
+    literal = _literal(address.host)
+    if literal:
+        return [literal]
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return [str(entry[4][0]) for entry in found]
+
+
+@lru_cache(maxsize=1024)
+def _literal(host: str) -> str:
+    """Return the IP address that a host is written as, or "" if it is a name."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""
 
 
 def _dial_error(address: Address, error: OSError) -> DialError:

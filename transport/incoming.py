@@ -133,6 +133,7 @@ class IncomingConnection:
         """The connection is gone."""
         self._timer.cancel()
         self._detach(LineEnd.LOST, str(error) if error else "the connection was closed")
+        self._receiver = None
         self._on_closed(self)
 
     def _detach(self, how: LineEnd, why: str) -> None:

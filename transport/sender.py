@@ -300,4 +300,5 @@ class ResponseSender:
 
     def abort(self) -> None:
         """Drop what is unsent and close: after a kill, a loss, or when told to."""
+        self._listener = None
         self.connection.abort()

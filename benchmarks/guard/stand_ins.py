@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 _Buffer: TypeAlias = "bytes | bytearray | memoryview[Any]"
 
 
-class NoSocket:
-    """Takes options."""
-
-    def setsockopt(self, *_: object) -> None:
-        """Take one."""
-
-
 class Memory(asyncio.Transport):
     """A transport that takes everything and keeps nothing."""
 
@@ -35,10 +28,6 @@ class Memory(asyncio.Transport):
     @override
     def is_closing(self) -> bool:
         return False
-
-    @override
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return NoSocket() if name == "socket" else default
 
     @override
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

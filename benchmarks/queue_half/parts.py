@@ -1,7 +1,8 @@
 """A worker's queue half: everything a worker wires, with the back-channel replaced.
 
 Connection, topology, leases with their thread, consumer, puller, settler, dead letters, notes,
-ingress with a real parse, an engine of one item, metrics, one log line for each request.
+metrics, one log line for each request; and the ingress with an engine of one item, or only the
+reading of requests.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
+from benchmarks.queue_half import decoding
 from benchmarks.queue_half.ledger import Ledger
 from benchmarks.queue_half.requests import ENDPOINT
 from benchmarks.queue_half.stand_ins import (
@@ -60,7 +62,8 @@ async def queue_half(
         stack: Closes what is opened.
         settings: Server and slots.
         ledger: Told of each request that was settled.
-        without: Of ``leases`` and ``metrics``, what is replaced by something that does nothing.
+        without: Of ``leases`` and ``metrics``, what is replaced by something that does nothing;
+            without ``ingress`` requests are only read.
 
     Raises:
         DialbackError: If the server cannot be reached, or the topology does not fit.
@@ -78,7 +81,8 @@ async def queue_half(
     stack.push_async_callback(leases.stop)
     pulse = asyncio.create_task(_pulse(leases), name="pulse")
     stack.push_async_callback(cancel_and_wait, pulse)
-    cancellations = Cancellations(parts.ingress().handle, worker=_NAME)
+    handle = decoding.handle if "ingress" in without else parts.ingress().handle
+    cancellations = Cancellations(handle, worker=_NAME)
     return parts.consumer(client, leases, topology, cancellations.handle)
 
 

@@ -26,7 +26,7 @@ PEERS: Final = Environment(
 
 
 def dialback(without: Sequence[str] = ()) -> System:
-    """Return dialback's queue half; ``without`` some of leases, events and metrics."""
+    """Return dialback's queue half; ``without`` some of its parts: see the child."""
     return System(python=sys.executable, module="benchmarks.queue_half.worker", without=without)
 
 

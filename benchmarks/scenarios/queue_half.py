@@ -16,7 +16,12 @@ _GOAL: Final = 3.0
 
 async def _measure(lab: Lab) -> list[Figures]:
     count = _JOBS_FULL if lab.full else _JOBS
-    systems = {"dialback": dialback(), "dialback, no log": dialback(["events"]), **await peers()}
+    systems = {
+        "dialback": dialback(["ingress"]),
+        "dialback, no log": dialback(["ingress", "events"]),
+        "dialback with ingress": dialback(),
+        **await peers(),
+    }
     async with EmbeddedServer() as server:
         contestants = {name: draining(server, one, count) for name, one in systems.items()}
         runs = await alternate(contestants, lab.rounds, progress=lab.progress)
@@ -40,9 +45,10 @@ def _notes() -> list[str]:
             " `sync_interval`."
         ),
         (
-            "dialback: a whole worker, lease thread and metrics included, with a real request, an"
-            " engine of one item and one log line for each request; only the back-channel is"
-            " replaced."
+            "dialback: a worker's whole queue half, lease thread and metrics included, with one log"
+            " line for each request. A real request is read and its deadlines are looked at; then"
+            " it has ended, as a peer's job has. With ingress: it is served by an engine of one"
+            " item, and only the back-channel is replaced."
         ),
         (
             f"FastStream: `PullSub(batch_size={SLOTS})`, `max_workers={SLOTS}`, `AckPolicy.MANUAL`,"

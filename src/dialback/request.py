@@ -38,6 +38,7 @@ from dialback.transport.request_headers import (
 from dialback.transport.two_part import MAX_DATA_BYTES, MAX_REQUEST_HEADER_BYTES, encode
 
 _NS: Final = 1_000_000_000
+_SHORT_ID: Final = 1024  # characters; without metadata its control message cannot be too large
 _SUBJECT_SIZE: Final = 36  # a UUID
 _ADDRESS_SIZE: Final = 64  # a generous host:port
 HISTORY_BYTES: Final = 16 * 1024 * 1024
@@ -116,9 +117,10 @@ class Request:
             context=context,
             resume=resume,
         )
-        size = len(request._control_message("0" * _SUBJECT_SIZE, "0" * _ADDRESS_SIZE))
-        if size > MAX_REQUEST_HEADER_BYTES:
-            raise PayloadTooLargeError(size, MAX_REQUEST_HEADER_BYTES)
+        if request.metadata or len(name) > _SHORT_ID:
+            size = len(request._control_message("0" * _SUBJECT_SIZE, "0" * _ADDRESS_SIZE))
+            if size > MAX_REQUEST_HEADER_BYTES:
+                raise PayloadTooLargeError(size, MAX_REQUEST_HEADER_BYTES)
         return request
 
     @property

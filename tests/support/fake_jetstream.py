@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import nats.errors
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -69,7 +70,6 @@ class FakeJetStream:
     requests: list[tuple[str, bytes, dict[str, str] | None]] = field(
         default_factory=list[tuple[str, bytes, dict[str, str] | None]]
     )
-    timeouts: list[float] = field(default_factory=list[float])
     flush_timeout: int = 0
     on_pull: Callable[[Pull], None] = lambda _: None
     _inboxes: dict[int, _Inbox] = field(default_factory=dict[int, _Inbox])
@@ -129,9 +129,18 @@ class FakeJetStream:
         self.flush_timeout = timeout
         await asyncio.sleep(0)
 
-    async def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
+    async def publish(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         if not subject.startswith(NEXT):
-            self.published.append((subject, payload))
+            if reply:
+                await self.asked(subject, payload, reply, headers)
+            else:
+                self.published.append((subject, payload))
             return
         body: Mapping[str, Any] = orjson.loads(payload)
         lane = subject.rpartition(".")[2]
@@ -139,6 +148,17 @@ class FakeJetStream:
         self.pulls.append(pull)
         self.on_pull(pull)
         self._answer(pull)
+
+    async def asked(
+        self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
+    ) -> None:
+        """Answer a question that was published; an error other than 503 is raised at once."""
+        try:
+            answer = await self.request(subject, payload, headers=headers)
+        except nats.errors.NoRespondersError:
+            self.deliver(reply, message(reply, headers={"Status": "503"}))
+        else:
+            self.deliver(reply, message(reply, answer.data))
 
     def _answer(self, pull: Pull) -> None:
         status = self.lane_status.get(pull.lane, self.status)
@@ -163,7 +183,7 @@ class FakeJetStream:
         timeout: float = 0.5,  # noqa: ASYNC109 -- nats-py's name
         headers: dict[str, str] | None = None,
     ) -> Msg:
-        self.timeouts.append(timeout)
+        del timeout
         self.requests.append((subject, payload, headers))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):

@@ -204,13 +204,17 @@ class _Slow(FakeJetStream):
     under_way: list[str] = field(default_factory=list[str])
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    answering: list[asyncio.Task[None]] = field(default_factory=list[asyncio.Task[None]])
 
     @override
-    async def request(self, subject: str, *_: Any, **__: Any) -> Msg:
+    async def asked(self, subject: str, payload: bytes, reply: str, headers: Any) -> None:
         self.under_way.append(subject)
         self.changed.set()
+        self.answering.append(asyncio.create_task(self._answer_later(reply)))
+
+    async def _answer_later(self, reply: str) -> None:
         await self.turn.acquire()
-        return message(data=STORED)
+        self.deliver(reply, message(reply, STORED))
 
 
 async def test_publishes_beyond_the_limit_wait_their_turn_in_order() -> None:

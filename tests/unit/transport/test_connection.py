@@ -2,6 +2,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -9,7 +10,7 @@ import uvloop
 from typing_extensions import override
 
 from dialback.errors import FrameTooLargeError, ProtocolError, PublishError
-from dialback.transport.connection import FrameConnection
+from dialback.transport.connection import FrameConnection, keepalive_options
 from dialback.transport.two_part import FrameLimits, TwoPartMessage, encode
 from support.scripted_requester import STOP, CallHome, ScriptedRequester
 
@@ -51,22 +52,11 @@ class Recorder:
         self.closed.set()
 
 
-class FakeSocket:
-    """Remembers the options that were set."""
-
-    def __init__(self) -> None:
-        self.options: dict[tuple[int, int], int] = {}
-
-    def setsockopt(self, level: int, name: int, value: int) -> None:
-        self.options[level, name] = value
-
-
 class FakeTransport(asyncio.Transport):
     """A transport that sends nothing by itself."""
 
     def __init__(self, unsent: Iterable[int] = (), *, forgets_to_pause: bool = False) -> None:
-        self.socket = FakeSocket()
-        super().__init__({"socket": self.socket})
+        super().__init__()
         self.calls: list[bytes] = []
         self.protocol: FrameConnection | None = None
         self._unsent = iter(unsent)
@@ -207,6 +197,40 @@ async def test_a_writer_should_breathe_after_256_frames_or_2_ms_without_a_turn(
     assert connection.breath_due
     await _turns(1)
     assert not connection.breath_due
+
+
+async def test_a_stream_that_writes_turn_after_turn_is_given_2_ms_to_write_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    loop = asyncio.get_running_loop()
+    later: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(seconds: float, flush: Callable[[], None]) -> asyncio.TimerHandle:
+        later.append((seconds, flush))
+        return asyncio.TimerHandle(0.0, flush, (), loop)
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    for number in range(4):
+        connection.write(b"%d" % number)
+        await _turns(1)
+    assert transport.calls == [b"0", b"1", b"2", b"3"]  # the first ones leave at once
+    for number in range(4, 8):
+        connection.write(b"%d" % number)
+        await _turns(1)
+    assert transport.calls[4:] == []
+    [(seconds, flush)] = later
+    assert seconds == 0.002
+    flush()
+    assert transport.calls[4:] == [b"4567"]
+    now += 0.003  # a pause: whoever writes again after it is not kept waiting
+    connection.write(b"8")
+    await _turns(1)
+    assert transport.calls[5:] == [b"8"]
+    assert len(later) == 1
 
 
 async def test_a_writer_waits_for_a_slow_peer_and_goes_on_when_it_reads(
@@ -411,22 +435,37 @@ async def test_wait_closed_says_whether_it_closed_in_time(requester: ScriptedReq
     assert await connection.wait_closed(10)
 
 
-async def test_a_vanished_peer_is_noticed_by_keep_alive_and_small_frames_are_not_delayed() -> None:
-    transport = FakeTransport()
-    transport.join(FrameConnection(Recorder(), limits=FrameLimits()))
-    options = transport.socket.options
-    assert options[socket.IPPROTO_TCP, socket.TCP_NODELAY] == 1
-    assert options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
-    assert options[socket.IPPROTO_TCP, socket.TCP_KEEPIDLE] == 30
-
-
-async def test_a_system_without_the_keep_alive_options_does_without(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_vanished_peer_is_noticed_by_keep_alive_and_small_frames_are_not_delayed(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    monkeypatch.delattr(socket, "TCP_KEEPIDLE")
-    transport = FakeTransport()
-    transport.join(FrameConnection(Recorder(), limits=FrameLimits()))
-    assert (socket.IPPROTO_TCP, socket.TCP_KEEPCNT) in transport.socket.options
+    async def options() -> list[int]:
+        async with ScriptedRequester() as requester:
+            connection = FrameConnection(Recorder(), limits=FrameLimits())
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(
+                lambda: connection, "127.0.0.1", requester.port
+            )
+            named = transport.get_extra_info("socket")
+            found = [
+                named.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
+                named.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                named.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            ]
+            connection.abort()
+            await connection.wait_closed(5)
+            return found
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(options()) == [1, 1, 30]
+
+
+def test_a_system_without_the_keep_alive_options_does_without() -> None:
+    elsewhere = SimpleNamespace(TCP_KEEPCNT=6)
+    assert keepalive_options(elsewhere) == [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, 6, 3),
+    ]
 
 
 # --- reading ------------------------------------------------------------------------------

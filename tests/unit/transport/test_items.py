@@ -7,12 +7,15 @@ from pydantic import BaseModel
 
 from dialback.errors import DeserializationError, SerializationError
 from dialback.transport.items import (
+    NOT_PLAIN,
     data_frame,
     decode_value,
     encode_error_item,
     encode_final,
     encode_item,
     encode_value,
+    item_framer,
+    plain_decoder,
 )
 from dialback.transport.messages import DynamoError, PayloadCodec, decode_item
 from dialback.transport.two_part import decode
@@ -162,3 +165,69 @@ def test_a_body_that_cannot_be_read_is_a_deserialization_error(
 )
 def test_bytes_after_a_msgpack_value_are_ignored_as_dynamo_does(body: bytes, value: object) -> None:
     assert decode_value(body, MSGPACK) == value
+
+
+# --- the hot paths ------------------------------------------------------------------------
+
+PLAIN = [{"i": 0}, None, [1, 2.5, "x"], "grüße", "", 0, True, {"data": {"data": 1}}, 2**63]
+
+
+@pytest.mark.parametrize("codec", PayloadCodec)
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_a_frame_in_pieces_is_the_frame_of_the_item(value: object, codec: PayloadCodec) -> None:
+    body = encode_item(value, codec)
+    frame, body_size = item_framer(codec)(value)
+    assert b"".join(frame) == b"".join(data_frame(body))
+    assert body_size == len(body)
+
+
+@pytest.mark.parametrize("codec", PayloadCodec)
+def test_a_value_without_a_form_is_told_from_the_framer_too(codec: PayloadCodec) -> None:
+    with pytest.raises(SerializationError, match=f"cannot write a value as {codec}"):
+        item_framer(codec)(object())
+
+
+@pytest.mark.parametrize("codec", PayloadCodec)
+@pytest.mark.parametrize("value", PLAIN, ids=repr)
+def test_an_ordinary_item_is_read_without_its_wrapper(value: object, codec: PayloadCodec) -> None:
+    assert plain_decoder(codec)(encode_item(value, codec)) == value
+
+
+@pytest.mark.parametrize("captured", CAPTURES, ids=str)
+def test_what_is_read_without_the_wrapper_is_what_is_read_with_it(captured: Capture) -> None:
+    for body in captured.bodies:
+        value = plain_decoder(captured.codec)(body)
+        wrapper = decode_item(body, captured.codec)
+        plain = wrapper.data is not None and wrapper.data.event is None
+        assert (value is NOT_PLAIN) == (not plain)
+        if wrapper.data is not None and plain:
+            assert value == wrapper.data.data
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"data":{"data":',
+        b'{"data":{"data":},"complete_final":false}',
+        b'{"data":{"data":1},"complete_final":true}',
+        b'{"data":{"data":1,"event":"error"},"complete_final":false}',
+        b'{"data":{"data":1},"x":{"y":2},"complete_final":false}',
+        b'{"data":{"data":1 2},"complete_final":false}',
+        b'{"data":{"data":"\xff"},"complete_final":false}',
+        b'{"data":{"data":' + b"[" * 100_000 + b'},"complete_final":false}',
+        encode_final(JSON),
+    ],
+    ids=lambda body: repr(body[:60]),
+)
+def test_everything_else_is_left_to_the_reader_of_wrappers(body: bytes) -> None:
+    assert plain_decoder(JSON)(body) is NOT_PLAIN
+
+
+@pytest.mark.parametrize(
+    "inside", [b"", b"\x01\x02", b"\xc1", b"\x01\xa5event\xa5error", b"\xa2\xff\xff"]
+)
+def test_so_is_everything_else_in_msgpack(inside: bytes) -> None:
+    body = b"\x82\xa4data\x81\xa4data" + inside + b"\xaecomplete_final\xc2"
+    assert plain_decoder(MSGPACK)(body) is NOT_PLAIN

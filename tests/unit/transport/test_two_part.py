@@ -262,3 +262,56 @@ def test_after_an_error_nothing_more_is_stored() -> None:
         decoder.next_message()
     decoder.receive_data(b"x" * 1000)
     assert decoder.buffered == 0
+
+
+# --- data-only messages, many at a time ---------------------------------------------------
+
+
+def test_data_parts_come_up_to_the_next_message_of_another_kind() -> None:
+    decoder = TwoPartDecoder()
+    decoder.receive_data(encode(b"", b"one") + encode(b"", b"two") + SENTINEL + encode(b"", b"3"))
+    assert decoder.next_data_parts() == [b"one", b"two"]
+    assert decoder.next_data_parts() == []
+    assert decoder.next_message() == TwoPartMessage(b'"sentinel"')
+    assert decoder.next_data_parts() == [b"3"]
+    assert decoder.buffered == 0
+
+
+@pytest.mark.parametrize("cut", range(2 * len(encode(b"", b"item")) + 1))
+def test_parts_and_messages_are_all_there_at_any_cut(cut: int) -> None:
+    stream = encode(b"", b"item") * 2
+    decoder = TwoPartDecoder()
+    found: list[bytes] = []
+    for piece in (stream[:cut], stream[cut:]):
+        decoder.receive_data(piece)
+        found += decoder.next_data_parts()
+        while (message := decoder.next_message()) is not None:
+            found.append(message.data)
+    assert found == [b"item", b"item"]
+    assert decoder.buffered == 0
+
+
+def test_a_part_over_the_limit_is_left_to_fail_as_a_message() -> None:
+    decoder = TwoPartDecoder(FrameLimits(data=4))
+    decoder.receive_data(encode(b"", b"1234") + encode(b"", b"12345"))
+    assert decoder.next_data_parts() == [b"1234"]
+    with pytest.raises(FrameTooLargeError):
+        decoder.next_message()
+    assert decoder.next_data_parts() == []
+
+
+def test_an_empty_message_is_no_data_part() -> None:
+    decoder = TwoPartDecoder()
+    decoder.receive_data(encode() + encode(b"", b"x"))
+    assert decoder.next_data_parts() == []
+    assert decoder.next_message() == TwoPartMessage()
+    assert decoder.next_data_parts() == [b"x"]
+
+
+def test_checksums_that_are_to_be_verified_are_never_skipped() -> None:
+    decoder = TwoPartDecoder(verify_checksum=True)
+    broken = PREFIX.pack(0, 4, 1) + b"item"
+    decoder.receive_data(broken)
+    assert decoder.next_data_parts() == []
+    with pytest.raises(ChecksumError):
+        decoder.next_message()
