@@ -10,10 +10,10 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from dialback.errors import Cancelled, ProtocolError, PublishError, SerializationError
 from dialback.ingress.answer import cancellation_text
@@ -199,7 +199,7 @@ class Exchange:
             return self._handed_back("the requester did not close the stream", run)
         return self._closed(run)
 
-    def _finish(self) -> Awaitable[None]:
+    def _finish(self) -> Coroutine[Any, Any, None]:
         """Write the sentinel and wait for the requester's FIN.
 
         The requester of a resumable stream is waited for as long as the caller wants the stream:

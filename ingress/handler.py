@@ -144,7 +144,8 @@ class Ingress:
     def _convert(self, parsed: ParsedRequest) -> ParsedRequest | Rejection:
         """Give the engine the type it asks for."""
         try:
-            return replace(parsed, value=self._engine.convert(parsed.value))
+            value = self._engine.convert(parsed.value)
+            return parsed if value is parsed.value else replace(parsed, value=value)
         except DeserializationError as error:
             return Rejection(
                 outcome=Outcome.INVALID,

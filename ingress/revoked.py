@@ -1,11 +1,11 @@
 """Deliveries that are taken away: before their engine runs, and while its stream is ended."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from dialback.ingress.response import StreamEnd
 from dialback.outcomes import Delivery, HandedBack, Revocation, Revoked, Superseded
+from dialback.scopes import Scope
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
 
@@ -20,7 +20,7 @@ def handed_back_or_superseded(delivery: Delivery, request_id: str) -> HandedBack
 
 
 async def unless_revoked(
-    work: Awaitable[_T], revocation: Revocation, *, but: Revoked | None = None
+    work: Coroutine[Any, Any, _T], revocation: Revocation, *, but: Revoked | None = None
 ) -> _T | None:
     """Await ``work``; cancel it and return ``None`` if the delivery is revoked first.
 
@@ -29,26 +29,21 @@ async def unless_revoked(
         revocation: The delivery's.
         but: A reason that changes nothing here.
     """
-    scope = _Scope()
+    scope = Scope()
 
     def cut(reason: Revoked) -> None:
         if reason is not but:
             scope.cut()
 
+    revocation.on_revoked(cut)
     try:
-        async with scope.timeout:
-            revocation.on_revoked(cut)
-            return await work
-    except TimeoutError:
-        if not scope.timeout.expired():
-            raise
-        return None
+        return await scope.run(work)
     finally:
         revocation.forget(cut)
 
 
 async def unless_cut(
-    work: Awaitable[None],
+    work: Coroutine[Any, Any, None],
     sender: ResponseSender,
     revocation: Revocation,
     end_linger: Callable[[], None],
@@ -64,7 +59,7 @@ async def unless_cut(
     Raises:
         PublishError: What ``work`` raises.
     """
-    scope = _Scope()
+    scope = Scope()
     cuts: list[StreamEnd] = []
 
     def cut(end: StreamEnd) -> None:
@@ -83,35 +78,14 @@ async def unless_cut(
         else:
             end_linger()
 
+    sender.on_event(on_event)
+    revocation.on_revoked(on_revoked)
     try:
-        async with scope.timeout:
-            sender.on_event(on_event)
-            revocation.on_revoked(on_revoked)
-            await work
-    except TimeoutError:
-        if not scope.timeout.expired():
-            raise
-        return cuts[0]
+        await scope.run(work)
     finally:
         sender.on_event(_nothing)
         revocation.forget(on_revoked)
-    return None
-
-
-class _Scope:
-    """An await that can be cut short from outside, in the task that makes it.
-
-    asyncio's own timeout, without a time: a task of its own for each step of a request would cost
-    as much as the step.
-    """
-
-    def __init__(self) -> None:
-        self.timeout = asyncio.timeout(None)
-        self._loop = asyncio.get_running_loop()
-
-    def cut(self) -> None:
-        if not self.timeout.expired():
-            self.timeout.reschedule(self._loop.time())
+    return cuts[0] if scope.ended_it else None
 
 
 def _nothing(event: WorkerEvent) -> None:

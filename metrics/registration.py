@@ -4,11 +4,14 @@ The one place where names meet prometheus_client, so that every series of a clos
 exists at 0 from the start and the hot path holds bound children.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from dialback.metrics.names import Series
@@ -46,8 +49,8 @@ def histogram(registry: CollectorRegistry, series: Series, labels: Sequence[str]
 class Tally(Collector):
     """A counter of one series that its owner counts in plain attribute additions.
 
-    For what is counted with every item: ``Counter.inc`` takes a lock and costs as much as writing
-    the item's JSON. Only for values that one thread changes.
+    For what is counted with every item and request: ``Counter.inc`` takes a lock and costs as much
+    as writing an item's JSON. Only for values that one thread changes.
 
     Attributes:
         value: The count; may only grow.
@@ -79,6 +82,54 @@ class Tally(Collector):
 
     def _family(self) -> CounterMetricFamily:
         return CounterMetricFamily(
+            self._series.name, self._series.documentation, labels=tuple(self._labels)
+        )
+
+
+class Distribution(Collector):
+    """A histogram of one series that is filled in plain Python; see :class:`Tally`.
+
+    For what is observed with every request: ``Histogram.observe`` takes two locks and walks along
+    the buckets.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, series: Series, labels: Mapping[str, str]
+    ) -> None:
+        """Register the series, empty.
+
+        Raises:
+            ValueError: The registry already has it.
+        """
+        self._series = series
+        self._labels = dict(labels)
+        self._counts = [0] * (len(series.buckets) + 1)
+        self._sum = 0.0
+        registry.register(self)
+
+    def observe(self, value: float) -> None:
+        """Count one observation in the first bucket whose bound it does not exceed."""
+        self._counts[bisect_left(self._series.buckets, value)] += 1
+        self._sum += value
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        """Return the series as it is now."""
+        bounds = [*map(floatToGoString, self._series.buckets), "+Inf"]
+        family = self._family()
+        family.add_metric(
+            tuple(self._labels.values()),
+            list(zip(bounds, accumulate(self._counts), strict=True)),
+            self._sum,
+        )
+        return [family]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the family; a registry asks for it to find names that it has already."""
+        return [self._family()]
+
+    def _family(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(
             self._series.name, self._series.documentation, labels=tuple(self._labels)
         )
 

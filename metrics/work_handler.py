@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from dialback.metrics import names
 from dialback.metrics.names import ErrorType
-from dialback.metrics.registration import Tally, counter, gauge, histogram
+from dialback.metrics.registration import Distribution, Tally, counter, gauge, histogram
 
 _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
@@ -54,10 +54,12 @@ class WorkHandlerMetrics:
 
     def _register_endpoint(self, registry: CollectorRegistry, values: dict[str, str]) -> None:
         keys = tuple(values)
-        self._requests = counter(registry, names.REQUESTS, keys).labels(**values)
-        self._duration = histogram(registry, names.REQUEST_DURATION, keys).labels(**values)
-        self._inflight = gauge(registry, names.INFLIGHT_REQUESTS, keys).labels(**values)
-        self._request_bytes = counter(registry, names.REQUEST_BYTES, keys).labels(**values)
+        self._requests = Tally(registry, names.REQUESTS, values)
+        self._duration = Distribution(registry, names.REQUEST_DURATION, values)
+        self._inflight = 0
+        inflight = gauge(registry, names.INFLIGHT_REQUESTS, keys).labels(**values)
+        inflight.set_function(lambda: self._inflight)
+        self._request_bytes = Tally(registry, names.REQUEST_BYTES, values)
         self._response_bytes = Tally(registry, names.RESPONSE_BYTES, values)
         self._cancellations = counter(registry, names.CANCELLATION, keys).labels(**values)
         errors = counter(registry, names.ERRORS, (*keys, names.ERROR_TYPE_LABEL))
@@ -70,8 +72,8 @@ class WorkHandlerMetrics:
         clock, started = self._clock, self._clock()
         uptime = gauge(registry, names.UPTIME, (names.WORKER_ID_LABEL,)).labels(worker_id)
         uptime.set_function(lambda: clock() - started)
-        self._transit = histogram(registry, names.NETWORK_TRANSIT)
-        self._first_response = histogram(registry, names.TIME_TO_FIRST_RESPONSE)
+        self._transit = Distribution(registry, names.NETWORK_TRANSIT, {})
+        self._first_response = Distribution(registry, names.TIME_TO_FIRST_RESPONSE, {})
         _register_tcp_plane(registry)
 
     def track_request(self, request_bytes: int) -> AbstractContextManager[None]:
@@ -87,13 +89,13 @@ class WorkHandlerMetrics:
     @contextmanager
     def _tracked(self, request_bytes: int) -> Generator[None]:
         started = self._clock()
-        self._requests.inc()
-        self._inflight.inc()
-        self._request_bytes.inc(request_bytes)
+        self._requests.value += 1
+        self._inflight += 1
+        self._request_bytes.value += request_bytes
         try:
             yield
         finally:
-            self._inflight.dec()
+            self._inflight -= 1
             self._duration.observe(self._clock() - started)
 
     def observe_transit(self, seconds: float) -> None:

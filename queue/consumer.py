@@ -166,9 +166,7 @@ class Consumer:
         )
         return True
 
-    def _begin(
-        self, before: Work | None, message: Msg, info: DeliveryInfo, asked: float
-    ) -> Work:
+    def _begin(self, before: Work | None, message: Msg, info: DeliveryInfo, asked: float) -> Work:
         """Take a message in hand; ``before`` is the work on it that must have ended first."""
         delivery = Delivery(
             payload=message.data,

@@ -7,6 +7,7 @@ request finds one free among long ones.
 Source: jetstream section 2.5.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 from dialback.errors import ConfigError
 
 REVERSED_EVERY: Final = 8
+EMPTY_FOR: Final = 0.005
+"""Seconds an empty lane is not asked again: so much longer an urgent request waits at most."""
 
 
 def lane_order(lanes: Sequence[str], number: int) -> Sequence[str]:
@@ -24,6 +27,25 @@ def lane_order(lanes: Sequence[str], number: int) -> Sequence[str]:
         number: Number of the pass, from 1.
     """
     return lanes[::-1] if number % REVERSED_EVERY == 0 else lanes
+
+
+class EmptyLanes:
+    """Which lanes had nothing when they were last heard of, and whether that was just now."""
+
+    def __init__(self) -> None:
+        """Nothing is known of any lane."""
+        self._since: dict[str, float] = {}
+
+    def found(self, lane: str, now: float, *, empty: bool) -> None:
+        """A lane was heard of, at a monotonic time in seconds."""
+        if empty:
+            self._since[lane] = now
+        else:
+            self._since.pop(lane, None)
+
+    def just_now(self, lane: str, now: float) -> bool:
+        """Whether it is not worth asking again yet."""
+        return now - self._since.get(lane, -math.inf) < EMPTY_FOR
 
 
 def room_for(

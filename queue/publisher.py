@@ -178,9 +178,7 @@ class Publisher:
         try:
             if not self._client.is_connected:
                 raise ServerUnavailableError("the nats-server is not connected at the moment")
-            return await self._replies.ask(
-                subject, payload, timeout=self._timeout, headers=headers
-            )
+            return await self._replies.ask(subject, payload, timeout=self._timeout, headers=headers)
         finally:
             self._turns.release()
 

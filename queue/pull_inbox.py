@@ -7,8 +7,8 @@ carries the subject it was published to, so it can only be counted.
 Source: jetstream sections 1.3 and 1.4; ADR-13 (status codes).
 """
 
-import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -22,7 +22,8 @@ from nats.aio.subscription import Subscription
 
 from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
 
-_LATE_GRACE: Final = 5.0  # seconds a dropped inbox still listens for messages under way
+_LATE_GRACE: Final = 5.0  # seconds a dropped inbox listens at least for messages under way
+_MOST_DROPPED: Final = 256  # that still listen; a worker of one slot drops one for each request
 
 
 class PullInbox:
@@ -57,8 +58,7 @@ class PullInbox:
         self._on_status = on_status
         self._current: Subscription | None = None
         self._serial = 0
-        self._dropped: set[asyncio.Task[None]] = set()
-        self._closed = asyncio.Event()
+        self._dropped: deque[tuple[float, Subscription]] = deque()
         self.heard = 0.0
 
     async def open(self) -> None:
@@ -84,15 +84,16 @@ class PullInbox:
             return
         with suppress(nats.errors.Error, OSError):
             await self._client._send_unsubscribe(inbox._id)  # pyright: ignore[reportPrivateUsage]
-        task = asyncio.create_task(self._forget(inbox), name="drop-inbox")
-        self._dropped.add(task)
-        task.add_done_callback(self._dropped.discard)
+        now = time.monotonic()
+        self._dropped.append((now + _LATE_GRACE, inbox))
+        while self._dropped[0][0] <= now or len(self._dropped) > _MOST_DROPPED:
+            await self._forget(self._dropped.popleft()[1])
 
     async def close(self) -> None:
         """Stop listening; what arrives from now on comes again when its lease ends."""
         await self.drop()
-        self._closed.set()
-        await asyncio.gather(*self._dropped)
+        while self._dropped:
+            await self._forget(self._dropped.popleft()[1])
 
     async def _received(self, asked: float, message: Msg) -> None:
         self.heard = time.monotonic()
@@ -107,8 +108,5 @@ class PullInbox:
         return self._current.subject.removesuffix("*")
 
     async def _forget(self, inbox: Subscription) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LATE_GRACE):
-                await self._closed.wait()
         with suppress(nats.errors.Error, OSError):
             await inbox.unsubscribe()

@@ -1,12 +1,12 @@
 """The pull loop: asks each lane for as many messages as there are slots for it, no more.
 
 Two alternating steps. *Probe*: a ``no_wait`` pull on each lane, most urgent first, until the
-slots are filled; the server answers with messages, and with 404 when it has fewer. *Wait*: when
-all lanes are empty, one lingering pull of a single message on every lane; the first message, or
-a changed number of slots, ends the wait, and dropping the inbox cancels the other pulls. Any
-doubt (a reconnect, a lane's missing heartbeats, a status that is none of the ordinary ones)
-starts over. A lane that fails keeps no other lane waiting: the pass goes on, then the loop
-backs off.
+slots are filled; the server answers with messages, and with 404 when it has fewer. A lane that
+was empty a moment ago is passed over. *Stand by*: when all lanes are empty, a pull stands on
+each and is topped up as messages come, for as long as there are slots for all that comes; then
+dropping the inbox cancels the pulls. Any doubt (a reconnect, a lane's missing heartbeats, a
+status that is none of the ordinary ones) starts over. A lane that fails keeps no other lane
+waiting: the pass goes on, then the loop backs off.
 
 Source: jetstream sections 1.2 to 1.5 and 2.5; ADR-13 (pull requests and status codes).
 """
@@ -14,7 +14,8 @@ Source: jetstream sections 1.2 to 1.5 and 2.5; ADR-13 (pull requests and status 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -26,16 +27,16 @@ from dialback.metrics.names import PullErrorKind
 from dialback.queue.delivery import NAK, DeliveryInfo
 from dialback.queue.hand_back import HandBack, HandBacks
 from dialback.queue.lane_repair import LaneRepair, Restore
-from dialback.queue.lanes import lane_order
+from dialback.queue.lanes import EmptyLanes, lane_order
+from dialback.queue.probing import Probing
 from dialback.queue.pull_inbox import PullInbox
 from dialback.queue.pull_settings import PullEvents, PullSettings
-from dialback.queue.pulls import GIVEN_UP, NO_MESSAGES, Linger, Probe, PullFailedError
+from dialback.queue.pulls import GIVEN_UP, NO_MESSAGES, PullFailedError
+from dialback.queue.standing import Standing
 
 logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
-_PROBE_TIMEOUT: Final = 2.0  # seconds; doubled while nothing is heard at all
-_MAX_DOUBLINGS: Final = 4
 _MAX_BACKOFF: Final = 1.0
 _FLUSH_TIMEOUT: Final = 2  # at the end; nats-py's 10 would use up a shutdown budget
 
@@ -77,15 +78,13 @@ class Puller:
         self._hand_backs = HandBacks(hand_back or self._nak, self._events.handed_back)
         self._repair = LaneRepair(stream, restore)
         self._inbox = PullInbox(client, stream, on_message=self._message, on_status=self._status)
-        self._kick = asyncio.Event()
-        self._stopping = False
-        self._reset = False
         self._stream = stream
-        self._probe: Probe | None = None
-        self._linger: Linger | None = None
-        self._passes = 0
-        self._failures = 0
-        self._unheard = 0
+        self._kick = asyncio.Event()
+        self._stopping = self._reset = False
+        self._probing = Probing(self._inbox)
+        self._empty = EmptyLanes()
+        self._standing: Standing | None = None
+        self._passes = self._failures = 0
 
     # --- told from outside ------------------------------------------------------------
 
@@ -110,8 +109,7 @@ class Puller:
         self._wake()
 
     def _wake(self) -> None:
-        if self._probe is not None:
-            self._probe.give_up()
+        self._probing.give_up()
         self._kick.set()
 
     @property
@@ -150,9 +148,8 @@ class Puller:
             return
         try:
             await self._inbox.open()
-            taken = await self._probe_lanes()
-            if taken == 0 and not self._told():
-                await self._wait_for_message()
+            if not await self._probe() and not self._told():
+                await self._stand_by()
             self._failures = 0
         except PullFailedError as error:
             await self._back_off(error.reason)
@@ -163,17 +160,27 @@ class Puller:
     def _told(self) -> bool:
         return self._stopping or self._reset
 
-    async def _probe_lanes(self) -> int:
-        """Take what there is; only then raise what went wrong with a lane.
+    async def _probe(self) -> int:
+        """Take what there is, and return how much; ask lanes that were empty just now last."""
+        self._passes += 1
+        now, order = time.monotonic(), lane_order(self._lanes, self._passes)
+        first = [lane for lane in order if not self._empty.just_now(lane, now)]
+        taken = await self._probe_lanes(first)
+        if taken or min(map(self._room, self._lanes)) >= len(self._lanes):
+            return taken
+        # A message of each lane may come while we stand by, and there are not slots for all.
+        return await self._probe_lanes([lane for lane in order if lane not in first])
+
+    async def _probe_lanes(self, lanes: Sequence[str]) -> int:
+        """Ask lanes in this order; only then raise what went wrong with one.
 
         Raises:
             PullFailedError: If a lane failed and the others had nothing.
         """
-        self._passes += 1
         taken, failure = 0, None
         # As it was at the beginning: a slot freed meanwhile is for the most urgent lane.
-        room = {lane: min(self._room(lane), self._settings.max_batch) for lane in self._lanes}
-        for lane in lane_order(self._lanes, self._passes):
+        room = {lane: min(self._room(lane), self._settings.max_batch) for lane in lanes}
+        for lane in lanes:
             wanted = min(room[lane] - taken, self._room(lane))
             if self._told() or wanted <= 0:
                 continue
@@ -188,77 +195,79 @@ class Puller:
         return taken
 
     async def _probe_lane(self, lane: str, wanted: int) -> int:
-        reply = self._inbox.new_reply()
-        probe = self._probe = Probe(lane, wanted, reply)
-        before = self.heard
-        try:
-            await self._inbox.pull(lane, reply, {"batch": wanted, "no_wait": True})
-            async with asyncio.timeout(_PROBE_TIMEOUT * 2**self._unheard):
-                status = await probe.done
-        except TimeoutError as error:
-            # A server that is only slow is heard, at the latest when it is given more time.
-            quiet = self.heard == before
-            self._unheard = min(self._unheard + 1, _MAX_DOUBLINGS) if quiet else 0
-            raise PullFailedError(PullErrorKind.MISSED_HEARTBEATS, "no answer to a pull") from error
-        finally:
-            self._probe = None
-        if status == GIVEN_UP:
-            return probe.received
-        self._unheard = 0
-        if status and status not in NO_MESSAGES:
-            raise PullFailedError(PullErrorKind.STATUS, status)
-        self._events.pulled()
+        probe = await self._probing.ask(lane, wanted)
+        status = probe.done.result()
+        if status in NO_MESSAGES:
+            self._empty.found(lane, time.monotonic(), empty=True)
+        if status != GIVEN_UP:
+            self._events.pulled()
         return probe.received
 
-    async def _wait_for_message(self) -> None:
-        """Linger on all lanes until a message comes, a slot changes or the pulls expire."""
-        settings, loop = self._settings, asyncio.get_running_loop()
-        body = {
-            "batch": 1,
-            "expires": round(settings.expires * _NS),
-            "idle_heartbeat": round(settings.heartbeat * _NS),
-        }
-        pulls = {self._inbox.new_reply(): lane for lane in self._open_lanes()}
-        linger = self._linger = Linger(pulls, loop.time())
-        end = loop.time() + settings.expires
+    async def _stand_by(self) -> None:
+        """Keep a pull on all lanes, until they bring too much, or something else changes."""
+        clock = time.monotonic
+        replies = {self._inbox.new_reply(): lane for lane in self._open_lanes()}
+        standing = self._standing = Standing(replies, clock())
+        end = clock() + self._settings.expires
         try:
-            for reply, lane in pulls.items():
-                await self._inbox.pull(lane, reply, body)
-            while not self._is_over(linger) and loop.time() < end:
-                await self._sleep(settings.heartbeat / 2)
+            while not self._is_over(standing) and clock() < end:
+                if not await self._top_up(standing, replies):
+                    break
+                await self._sleep(self._settings.heartbeat / 2)
         finally:
-            self._linger = None
+            self._standing = None
+            for lane in standing.empty:
+                self._empty.found(lane, clock(), empty=True)
             await self._inbox.drop()
-        if linger.failed is not None:
-            lane, status = linger.failed
+        if standing.failed is not None:
+            lane, status = standing.failed
             self._events.failed(PullErrorKind.STATUS)
             self._repair.status_seen(status, lane)
             raise PullFailedError(PullErrorKind.STATUS, status)
-        if self._is_silent(linger):
+        if self._is_silent(standing):
             self._events.failed(PullErrorKind.MISSED_HEARTBEATS)
             raise PullFailedError(PullErrorKind.MISSED_HEARTBEATS, "heartbeats are missing")
+
+    async def _top_up(self, standing: Standing, replies: Mapping[str, str]) -> bool:
+        """Ask for more where little is left; return whether there was room for that."""
+        settings = self._settings
+        for reply, lane in replies.items():
+            wanted = standing.wanted(lane, self._room(lane), settings.max_batch)
+            if wanted is None:
+                return False
+            if wanted > 0:
+                standing.asked(lane, wanted)
+                body = {
+                    "batch": wanted,
+                    "expires": round(settings.expires * _NS),
+                    "idle_heartbeat": round(settings.heartbeat * _NS),
+                }
+                await self._inbox.pull(lane, reply, body)
+        return True
 
     def _open_lanes(self) -> list[str]:
         return [lane for lane in self._lanes if self._room(lane) > 0]
 
-    def _is_over(self, linger: Linger) -> bool:
+    def _is_over(self, standing: Standing) -> bool:
         return bool(
-            linger.arrived
-            or linger.failed
+            standing.expired
+            or standing.failed
             or self._told()
-            or self._is_silent(linger)
-            or linger.lanes != frozenset(self._open_lanes())
+            or self._is_silent(standing)
+            or standing.lanes != frozenset(self._open_lanes())
         )
 
-    def _is_silent(self, linger: Linger) -> bool:
-        silence = linger.silence(asyncio.get_running_loop().time())
+    def _is_silent(self, standing: Standing) -> bool:
+        silence = standing.silence(time.monotonic())
         return silence > 2 * self._settings.heartbeat + 0.5
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for a kick, at most so long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._kick.wait()
+        timer = asyncio.get_running_loop().call_later(seconds, self._kick.set)
+        try:
+            await self._kick.wait()
+        finally:
+            timer.cancel()
         self._kick.clear()
 
     async def _back_off(self, reason: str) -> None:
@@ -270,9 +279,8 @@ class Puller:
             extra={"reason": reason, "stream": self._stream, "delay": round(delay, 3)},
         )
         await self._inbox.drop()
-        clock = asyncio.get_running_loop().time
-        end = clock() + delay
-        while not self._told() and (left := end - clock()) > 0:
+        end = time.monotonic() + delay
+        while not self._told() and (left := end - time.monotonic()) > 0:
             await self._sleep(left)
 
     # --- what arrives -----------------------------------------------------------------
@@ -280,19 +288,19 @@ class Puller:
     def _message(self, message: Msg, info: DeliveryInfo, asked: float) -> None:
         if self._stopping or not self._accept(message, info, asked):
             self._hand_backs.start(message, info)
-        if self._linger is not None:
-            self._linger.message()
-        if self._probe is not None:
-            self._probe.message(info.consumer)
+        now, lane = time.monotonic(), info.consumer
+        self._empty.found(lane, now, empty=info.pending == 0)
+        if self._standing is not None:
+            self._standing.message(lane, info.pending, now)
+        self._probing.message(lane)
         self._kick.set()
 
     def _status(self, reply: str, status: str) -> None:
-        if self._probe is not None:
-            self._probe.status(reply, status)
-        if self._linger is not None:
-            if self._linger.status(reply, status, asyncio.get_running_loop().time()):
+        self._probing.status(reply, status)
+        if self._standing is not None:
+            if self._standing.status(reply, status, time.monotonic()):
                 self._events.pulled()
-            if self._linger.failed is not None:
+            if self._standing.failed is not None or self._standing.expired:
                 self._kick.set()
 
     async def _nak(self, message: Msg, info: DeliveryInfo) -> None:

@@ -1,10 +1,9 @@
-"""Pulls under way: what has come for them, and whether they are over. No I/O, no clock.
+"""A pull under way: what has come for it, and whether it is over. No I/O, no clock.
 
 Source: ADR-13 (status codes).
 """
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 from dialback.metrics.names import PullErrorKind
@@ -15,7 +14,8 @@ NO_MESSAGES: Final = frozenset({"404", "408"})
 GIVEN_UP: Final = "given up"
 """In place of a status: nobody waits for this pull any more."""
 
-_HEARTBEAT: Final = "100"
+TIMED_OUT: Final = "no answer to a pull"
+"""In place of a status: it was waited for long enough."""
 
 
 class PullFailedError(Exception):
@@ -60,52 +60,10 @@ class Probe:
         """Wait no longer; messages under way still come."""
         self._finish(GIVEN_UP)
 
+    def time_out(self) -> None:
+        """It should have been answered by now."""
+        self._finish(TIMED_OUT)
+
     def _finish(self, status: str) -> None:
         if not self.done.done():
             self.done.set_result(status)
-
-
-class Linger:
-    """One lingering pull on each of some lanes.
-
-    Each lane's consumer has a leader of its own, so each must send its own heartbeats.
-
-    Attributes:
-        lanes: The lanes.
-        arrived: Whether a message came.
-        failed: Lane and status of the first strange answer.
-    """
-
-    def __init__(self, pulls: Mapping[str, str], now: float) -> None:
-        """Begin at a monotonic time.
-
-        Args:
-            pulls: Reply subject to lane.
-            now: Seconds.
-        """
-        self.lanes = frozenset(pulls.values())
-        self.arrived = False
-        self.failed: tuple[str, str] | None = None
-        self._pulls = pulls
-        self._heard = dict.fromkeys(pulls, now)
-
-    def message(self) -> None:
-        """A message came, of whichever lane."""
-        self.arrived = True
-
-    def status(self, reply: str, status: str, now: float) -> bool:
-        """A status came for some pull; return whether it is a heartbeat of one of these."""
-        lane = self._pulls.get(reply)
-        if lane is None:
-            return False
-        self._heard[reply] = now
-        if status != _HEARTBEAT and status not in NO_MESSAGES:
-            self.failed = self.failed or (lane, status)
-        return status == _HEARTBEAT
-
-    def silence(self, now: float) -> float:
-        """Return for how many seconds the quietest lane has not been heard.
-
-        There may be no lane at all: the last free slot may have been taken just before.
-        """
-        return now - min(self._heard.values(), default=now)

@@ -1,9 +1,9 @@
 """Questions to the server, many at a time, each answered on a subject of its own below one inbox.
 
 What nats-py's ``Client.request`` does, for acknowledgements and publishes, of which there are one
-or more with every request: a counter for a random token, one timer for all questions, no
-``wait_for``, no callback at the future. That halves what one costs. nats-py's flusher writes all questions of one turn
-of the event loop at once, and subscribes the inbox again after a reconnect.
+or more with every request: a counter instead of a random token, one timer for all questions, no
+``wait_for``, no callback at the future. nats-py's flusher writes all questions of one turn of the
+event loop at once, and nats-py subscribes the inbox again after a reconnect.
 """
 
 import asyncio

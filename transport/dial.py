@@ -132,7 +132,7 @@ class Dialer:
                 connection = sender.connection
                 await loop.create_connection(lambda: connection, ip, address.port)
                 sender.address = str(address)
-                await sender.send_handshake(handshake.subject, handshake.offer)
+                sender.send_handshake(handshake.subject, handshake.offer)
                 return sender
         except TimeoutError as error:
             _abort(sender)

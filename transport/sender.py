@@ -10,6 +10,7 @@ from types import EllipsisType
 from typing import Final
 
 from dialback.errors import ProtocolError, PublishError, StreamSupersededError
+from dialback.scopes import Latch
 from dialback.transport.connection import FrameConnection
 from dialback.transport.items import Frame, data_frame
 from dialback.transport.messages import (
@@ -64,8 +65,8 @@ class ResponseSender:
         self._end = WorkerEnd()
         self._linger = linger
         self._listener: Callable[[WorkerEvent], None] | None = None
-        self._peer_finished = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._peer_finished = Latch()
+        self._answered = Latch()
         self.connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
 
     @property
@@ -148,7 +149,7 @@ class ResponseSender:
 
     # --- writing ----------------------------------------------------------------------
 
-    async def send_handshake(self, subject: str, offer: ResumeOffer | None = None) -> None:
+    def send_handshake(self, subject: str, offer: ResumeOffer | None = None) -> None:
         """Write the handshake; with an offer :meth:`resume_answer` is called next.
 
         Raises:
@@ -159,7 +160,7 @@ class ResponseSender:
         if offer is not None:
             self.connection.allow(_ANSWER_LIMITS)
         self.connection.write(self._end.handshake(subject, offer))
-        await self.connection.drain_all()
+        self.connection.flush()  # to the transport; a new connection has room for it
 
     async def resume_answer(self, within: float, codec: PayloadCodec) -> ResumeAnswer:
         """Return what the requester has of the stream.
@@ -174,12 +175,9 @@ class ResponseSender:
                 if the network failed, there is no answer in time or none that can be read
                 (``client_gone`` is false).
         """
-        try:
-            async with asyncio.timeout(within):
-                await self._answered.wait()
-        except TimeoutError as error:
+        if not await self._answered.wait(within):
             why = f"the requester did not answer the handshake within {within:g} s"
-            raise PublishError(why, client_gone=False) from error
+            raise PublishError(why, client_gone=False)
         if self.superseded:
             raise StreamSupersededError(self._end.superseded_by)
         if self._end.answer is None or self.killed:
@@ -287,11 +285,7 @@ class ResponseSender:
         if self._end.state is not WorkerState.ABORTED:
             # Only now is everything out: until here a kill is a kill.
             self._end.advance(WorkerEvent.SENTINEL)
-        try:
-            async with asyncio.timeout(self._linger if linger is ... else linger):
-                await self._peer_finished.wait()
-        except TimeoutError:
-            pass
+        await self._peer_finished.wait(self._linger if linger is ... else linger)
         self.connection.close()
 
     def end_linger(self) -> None:

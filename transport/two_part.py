@@ -85,6 +85,9 @@ def data_prefix(size: int) -> bytes:
     return PREFIX.pack(0, size, 0)
 
 
+_REQUEST_LIMITS: Final = FrameLimits(header=MAX_REQUEST_HEADER_BYTES)
+
+
 class TwoPartDecoder:
     """Turns a byte stream into two-part messages.
 
@@ -127,7 +130,7 @@ class TwoPartDecoder:
         The hot path of a stream of small items: what stands in the way (another kind of
         message, one that is not complete or too large) is left to :meth:`next_message`.
         """
-        if not self._gather(PREFIX.size) or self._verify:
+        if self._verify or not self._gather(PREFIX.size):
             return []
         buffer, start, limit = self._buffer, self._start, self._limits.data
         end, unpack, size_of_prefix = len(buffer), PREFIX.unpack_from, PREFIX.size
@@ -213,8 +216,7 @@ def decode(payload: bytes, *, limits: FrameLimits | None = None) -> TwoPartMessa
         TruncatedFrameError: If the payload is shorter than its prefix announces.
         FrameTooLargeError: If the announced sizes are over the limits.
     """
-    bounds = limits or FrameLimits(header=MAX_REQUEST_HEADER_BYTES)
-    decoder = TwoPartDecoder(bounds)
+    decoder = TwoPartDecoder(limits or _REQUEST_LIMITS)
     decoder.receive_data(payload)
     message = decoder.next_message()
     if message is None:

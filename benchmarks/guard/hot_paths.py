@@ -91,7 +91,7 @@ async def _pump(operations: int) -> None:
 
     sender = ResponseSender()
     sender.connection.connection_made(Memory())
-    await sender.send_handshake(_SUBJECT)
+    sender.send_handshake(_SUBJECT)
     run = await run_response(
         Engine(engine),
         None,

@@ -7,10 +7,11 @@ from nats.aio.msg import Msg
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from nats.aio.client import Client
 
+_Listener: TypeAlias = "Callable[[Msg], Awaitable[None]]"
 _Buffer: TypeAlias = "bytes | bytearray | memoryview[Any]"
 
 
@@ -56,11 +57,26 @@ class Confirming:
     is_connected = True
     is_closed = False
 
+    def __init__(self) -> None:
+        """Nobody listens yet."""
+        self._listener: _Listener | None = None
+
     @property
     def client(self) -> "Client":
         """Itself, as the type that it stands for."""
         return cast("Client", self)
 
-    async def request(self, *_: object, **__: object) -> Msg:
+    def new_inbox(self) -> str:
+        """Return the only one."""
+        return "_INBOX.guard"
+
+    async def subscribe(self, subject: str, *, cb: "_Listener") -> None:
+        """Hand all answers to ``cb``."""
+        del subject
+        self._listener = cb
+
+    async def publish(self, subject: str, payload: bytes, *, reply: str, headers: object) -> None:
         """Answer with nothing, as JetStream confirms."""
-        return Msg(_client=self.client, subject="")
+        del subject, payload, headers
+        assert self._listener is not None  # noqa: S101 -- subscribed before
+        await self._listener(Msg(_client=self.client, subject=reply))

@@ -168,13 +168,16 @@ class FakeJetStream:
             return
         queue = self.waiting.get(pull.lane, [])
         served, queue[: pull.batch] = queue[: pull.batch], []
+        behind = len(served) + len(queue)
         for stored in served:
+            behind -= 1
+            stored.reply = f"{stored.reply.rpartition('.')[0]}.{behind}"
             self.deliver(pull.reply, stored)
         if len(served) < pull.batch:
             if pull.no_wait:
                 self.say(pull, "404")
             else:
-                self._lingering.append(pull)
+                self._lingering += [pull] * (pull.batch - len(served))
 
     async def request(
         self,

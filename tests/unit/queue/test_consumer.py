@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from dialback.outcomes import (
     Finished,
     HandedBack,
     Outcome,
+    Revocation,
     Revoked,
     Superseded,
 )
@@ -24,7 +26,7 @@ from dialback.queue.api import JetStreamApi
 from dialback.queue.connection import ServerAddress
 from dialback.queue.consumer import Consumer, Drained
 from dialback.queue.dead_letter import DeadLetterRecord, DeadLetters
-from dialback.queue.delivery import Answerable, LeaseExpiredError, Settler
+from dialback.queue.delivery import Answerable, DeliveryInfo, LeaseExpiredError, Settler
 from dialback.queue.epochs import Epochs
 from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.queue.note import Note, Stored
@@ -32,6 +34,7 @@ from dialback.queue.notes import Notes
 from dialback.queue.policy import RetryPolicy
 from dialback.queue.publisher import Publisher
 from dialback.queue.topology import Endpoint
+from dialback.queue.work import Work
 from support.eventually import eventually
 from support.fake_jetstream import PUBLISHED_NS, FakeJetStream, ack_subject
 from support.queue_rig import LANES, LIMIT
@@ -253,6 +256,11 @@ class Bench:
 
         await eventually(kept, lambda found: found == note)
 
+    def forget(self) -> None:
+        """Keep nothing of the deliveries that have ended."""
+        self.deliveries.clear()
+        self.leases.kept.clear()
+
     def ends(self) -> dict[DeliveryEnd, float]:
         found = {e: self.counted("dialback_deliveries_total", end=e.value) for e in DeliveryEnd}
         return {end: value for end, value in found.items() if value}
@@ -302,6 +310,33 @@ async def test_the_ingress_sees_the_whole_delivery(bench: Bench) -> None:
     assert (seen.stream, seen.sequence, seen.number) == ("JOBS", 1, 2)
     assert seen.subject == "dialback.a.b.c.jobs.normal.r1"
     assert seen.published_ns == 1_700_000_000_000_000_000
+
+
+async def test_a_delivery_leaves_nothing_to_the_garbage_collector(bench: Bench) -> None:
+    async def handle(delivery: Delivery) -> Ending:
+        # As the ingress: what hears of the revocation refers to the delivery.
+        delivery.revocation.on_revoked(lambda _: delivery.revocation.set(Revoked.SHUTDOWN))
+        delivery.revocation.on_handover_offered(delivery.revocation.offer_handover)
+        return finished(Outcome.COMPLETED)
+
+    bench.handle = handle
+    for _ in range(3):  # what is made only once
+        bench.put()
+    await bench.done(3)
+    bench.forget()
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(10):
+            bench.put()
+        await bench.done(10)
+        bench.forget()
+        gc.collect()
+        left = [type(found) for found in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not {Delivery, Work, Lease, Revocation, DeliveryInfo, Finished} & set(left)
 
 
 async def test_queue_wait_is_observed_for_first_deliveries_only(bench: Bench) -> None:

@@ -1,7 +1,15 @@
 import pytest
 
 from dialback.errors import ConfigError
-from dialback.queue.lanes import LaneSlots, check_reserved, lane_order, parse_reserved, room_for
+from dialback.queue.lanes import (
+    EMPTY_FOR,
+    EmptyLanes,
+    LaneSlots,
+    check_reserved,
+    lane_order,
+    parse_reserved,
+    room_for,
+)
 
 LANES = ["high", "normal", "low"]
 
@@ -14,6 +22,23 @@ def test_every_eighth_pass_goes_in_reverse_order() -> None:
         24,
     ]
     assert all(order in (LANES, LANES[::-1]) for order in orders)
+
+
+def test_a_lane_is_empty_for_a_moment_only() -> None:
+    lanes = EmptyLanes()
+    assert not lanes.just_now("high", 0.0)
+    lanes.found("high", 0.0, empty=True)
+    assert lanes.just_now("high", EMPTY_FOR / 2)
+    assert not lanes.just_now("low", 0.0)
+    assert not lanes.just_now("high", EMPTY_FOR)
+
+
+def test_a_lane_with_a_message_is_not_empty() -> None:
+    lanes = EmptyLanes()
+    lanes.found("high", 1.0, empty=True)
+    lanes.found("high", 1.0, empty=False)
+    lanes.found("low", 1.0, empty=False)
+    assert not lanes.just_now("high", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -119,12 +119,80 @@ async def test_a_message_that_comes_while_it_waits_is_taken(lane: str) -> None:
     assert taken.tokens == ["r1"]
 
 
-async def test_a_waiting_pull_asks_for_one_message() -> None:
-    server, taken = FakeJetStream(), Taken(slots=16)
+async def test_an_idle_worker_keeps_its_pulls_and_tops_them_up() -> None:
+    server, taken = FakeJetStream(), Taken(slots=24)
     waiting = on_linger(server)
-    async with pulling(server.client, taken):
+    async with pulling(server.client, taken) as puller:
         await waiting.wait()
-    assert {pull.batch for pull in server.pulls if not pull.no_wait} == {1}
+        before = len(server.pulls)
+        assert [pull.batch for pull in server.pulls[-3:]] == [4, 4, 4]
+        for sequence in range(1, 21):
+            server.put("normal", sequence)
+            await taken.until(sequence)
+            taken.busy -= 1
+            puller.slots_changed()
+    more = server.pulls[before:]
+    assert {(pull.lane, pull.no_wait, pull.batch) for pull in more} == {("normal", False, 2)}
+    assert len(more) <= 10
+
+
+async def test_with_one_slot_each_lane_is_asked_for_one_message() -> None:
+    server = FakeJetStream()
+    waiting = on_linger(server)
+    async with pulling(server.client, Taken(slots=1)):
+        await waiting.wait()
+    assert [pull.batch for pull in server.pulls if not pull.no_wait] == [1, 1, 1]
+
+
+async def test_a_worker_whose_slots_are_taken_leaves_no_pull_behind() -> None:
+    server, taken = FakeJetStream(), Taken(slots=2)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken) as puller:
+        await waiting.wait()
+        server.put("normal", 1)
+        await taken.until(1)
+        server.put("normal", 2)
+        await taken.until(2)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for sequence, lane in enumerate(LANES, start=3):
+            server.put(lane, sequence)
+        assert [len(server.waiting[lane]) for lane in LANES] == [1, 1, 1]
+        for count in range(3, 6):
+            taken.busy -= 1
+            puller.slots_changed()
+            await taken.until(count)
+    assert taken.refused == 0
+
+
+async def test_a_burst_that_exceeds_the_slots_is_taken_as_slots_become_free() -> None:
+    server, taken = FakeJetStream(), Taken(slots=12)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken) as puller:
+        await waiting.wait()
+        for sequence in range(1, 61):
+            server.put(LANES[sequence % 3], sequence)
+        for count in range(12, 61):
+            await taken.until(count)
+            taken.busy -= 1
+            puller.slots_changed()
+    assert (len(taken.messages), taken.refused) == (60, 0)
+
+
+async def test_a_lane_that_was_empty_just_now_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dialback.queue.lanes.EMPTY_FOR", 3600.0)
+    server, taken = FakeJetStream(), Taken(slots=1)
+    for sequence in range(1, 6):
+        server.put("normal", sequence)
+    async with pulling(server.client, taken) as puller:
+        for count in range(1, 6):
+            await taken.until(count)
+            taken.busy -= 1
+            puller.slots_changed()
+        lanes = [pull.lane for pull in server.pulls if pull.no_wait]
+    assert lanes == ["high"] + ["normal"] * 5
 
 
 async def test_a_message_too_many_is_handed_back_and_counted() -> None:
@@ -313,7 +381,7 @@ async def test_missing_heartbeats_start_over() -> None:
 
 
 async def test_an_unanswered_probe_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 0.01)
+    monkeypatch.setattr("dialback.queue.probing._PROBE_TIMEOUT", 0.01)
     server, taken, seen = FakeJetStream(status=""), Taken(slots=1), Seen()
     async with pulling(server.client, taken, events=seen.events):
         await seen.until_failures(1)
@@ -452,7 +520,7 @@ async def test_a_late_answer_to_a_pull_that_was_given_up_is_a_sign_of_life() -> 
 async def test_a_server_that_says_nothing_is_given_more_and_more_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 0.004)
+    monkeypatch.setattr("dialback.queue.probing._PROBE_TIMEOUT", 0.004)
     server, taken, seen = FakeJetStream(status=""), Taken(slots=1), Seen()
     asked: list[float] = []
     server.on_pull = lambda _: asked.append(asyncio.get_running_loop().time())
@@ -482,7 +550,7 @@ async def test_a_told_reconnect_cuts_a_back_off_short(monkeypatch: pytest.Monkey
 
 
 async def test_a_reconnect_waits_for_no_pull_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 3600.0)
+    monkeypatch.setattr("dialback.queue.probing._PROBE_TIMEOUT", 3600.0)
     server, taken = FakeJetStream(status=""), Taken(slots=1)
     asked = asyncio.Event()
     server.on_pull = lambda _: asked.set()
@@ -495,7 +563,7 @@ async def test_a_reconnect_waits_for_no_pull_of_before(monkeypatch: pytest.Monke
 
 
 async def test_a_stop_waits_for_no_answer_to_a_pull(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 3600.0)
+    monkeypatch.setattr("dialback.queue.probing._PROBE_TIMEOUT", 3600.0)
     server, asked, seen = FakeJetStream(status=""), asyncio.Event(), Seen()
     server.on_pull = lambda _: asked.set()
     async with pulling(server.client, Taken(slots=1), events=seen.events):

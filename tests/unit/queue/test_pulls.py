@@ -1,6 +1,8 @@
+from collections.abc import Callable
+
 import pytest
 
-from dialback.queue.pulls import Linger, Probe
+from dialback.queue.pulls import GIVEN_UP, TIMED_OUT, Probe
 
 
 async def test_a_probe_is_done_when_all_it_wanted_has_come() -> None:
@@ -27,28 +29,14 @@ async def test_a_probe_is_ended_by_its_own_status_once() -> None:
     assert probe.done.result() == "404"
 
 
-def test_only_a_strange_status_is_a_failure_and_it_names_its_lane() -> None:
-    linger = Linger({"inbox.1": "high", "inbox.2": "low"}, 0.0)
-    assert linger.status("inbox.1", "100", 1.0)
-    assert not linger.status("inbox.1", "408", 1.0)
-    assert linger.failed is None
-    linger.status("inbox.9", "409", 1.0)
-    assert linger.failed is None
-    linger.status("inbox.2", "409", 1.0)
-    linger.status("inbox.1", "503", 1.0)
-    assert linger.failed == ("low", "409")
-
-
-@pytest.mark.parametrize("quiet", ["inbox.1", "inbox.2"])
-def test_one_lanes_heartbeats_do_not_cover_anothers_silence(quiet: str) -> None:
-    linger = Linger({"inbox.1": "high", "inbox.2": "low"}, 0.0)
-    for reply in ("inbox.1", "inbox.2"):
-        if reply != quiet:
-            linger.status(reply, "100", 7.0)
-    assert linger.silence(8.0) == 8.0
-    linger.status(quiet, "100", 7.5)
-    assert linger.silence(8.0) == 1.0
-
-
-def test_with_no_lane_to_wait_on_nothing_is_missing() -> None:
-    assert Linger({}, 0.0).silence(1000.0) == 0
+@pytest.mark.parametrize(
+    ("end", "status"), [(Probe.give_up, GIVEN_UP), (Probe.time_out, TIMED_OUT)]
+)
+async def test_a_probe_that_is_not_waited_for_ends_with_what_had_come(
+    end: Callable[[Probe], None], status: str
+) -> None:
+    probe = Probe("high", 2, "inbox.1")
+    probe.message("high")
+    end(probe)
+    probe.status("inbox.1", "404")
+    assert (probe.done.result(), probe.received) == (status, 1)

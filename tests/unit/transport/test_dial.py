@@ -232,9 +232,7 @@ async def test_a_handshake_that_cannot_be_written_is_a_failed_dial(
 ) -> None:
     senders: list[ResponseSender] = []
 
-    async def send_handshake(
-        sender: ResponseSender, subject: str, offer: ResumeOffer | None
-    ) -> None:
+    def send_handshake(sender: ResponseSender, subject: str, offer: ResumeOffer | None) -> None:
         senders.append(sender)
         raise PublishError(f"no {subject}", client_gone=gone)
 
@@ -247,39 +245,42 @@ async def test_a_handshake_that_cannot_be_written_is_a_failed_dial(
     assert len(senders) == 2
 
 
-async def test_the_connect_timeout_bounds_the_handshake_too(
-    requester: ScriptedRequester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    senders: list[ResponseSender] = []
+class SlowConnect:
+    """Opens connections, but never says so: what a network that loses the last packet does."""
 
-    async def never(sender: ResponseSender, subject: str, offer: ResumeOffer | None) -> None:
-        senders.append(sender)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = asyncio.Event()
+        self.connections: list[Any] = []
+        loop = asyncio.get_running_loop()
+        self._connect: Any = loop.create_connection
+        monkeypatch.setattr(loop, "create_connection", self._create_connection)
+
+    async def _create_connection(self, *arguments: Any) -> None:
+        _, connection = await self._connect(*arguments)
+        self.connections.append(connection)
+        self.reached.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(ResponseSender, "send_handshake", never)
+
+async def test_the_connect_timeout_leaves_no_connection(
+    requester: ScriptedRequester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowConnect(monkeypatch)
     with pytest.raises(DialError, match="no answer"):
         await Dialling(ONCE).dial(LOOPBACK, requester.port)
-    assert await senders[0].connection.wait_closed(10)
+    assert await slow.connections[0].wait_closed(10)
 
 
 async def test_a_cancelled_dial_leaves_no_connection(
     requester: ScriptedRequester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached = asyncio.Event()
-    senders: list[ResponseSender] = []
-
-    async def never(sender: ResponseSender, subject: str, offer: ResumeOffer | None) -> None:
-        senders.append(sender)
-        reached.set()
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(ResponseSender, "send_handshake", never)
+    slow = SlowConnect(monkeypatch)
     dialling = asyncio.create_task(Dialling().dial(LOOPBACK, requester.port))
-    await reached.wait()
+    await slow.reached.wait()
     dialling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await dialling
-    assert await senders[0].connection.wait_closed(10)
+    assert await slow.connections[0].wait_closed(10)
 
 
 async def test_a_dial_cancelled_while_it_resolves_is_cancelled(

@@ -76,7 +76,7 @@ async def _connect(
     sender = WatchedSender(send_timeout=send_timeout, linger=linger)
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: sender.connection, "127.0.0.1", requester.port)
-    await sender.send_handshake("subject-1")
+    sender.send_handshake("subject-1")
     peer = await requester.connection()
     handshake = TwoPartMessage(b'{"subject":"subject-1","stream_type":"response"}')
     assert await peer.frame() == handshake
@@ -114,7 +114,7 @@ async def test_a_stream_on_the_wire_is_what_a_real_worker_writes(
     sender = ResponseSender()
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: sender.connection, "127.0.0.1", requester.port)
-    await sender.send_handshake(captured.frames[0].header.decode().split('"')[3])
+    sender.send_handshake(captured.frames[0].header.decode().split('"')[3])
     peer = await requester.connection()
     sender.write_prologue()
     for body in captured.bodies[:-1]:
@@ -355,7 +355,7 @@ async def test_a_stop_that_comes_before_the_handshake_is_heard(
     assert sender.stopped
     loop = asyncio.get_running_loop()
     await loop.create_connection(lambda: sender.connection, "127.0.0.1", requester.port)
-    await sender.send_handshake("s")
+    sender.send_handshake("s")
     assert await (await requester.connection()).frame() is not None
     await _close(sender)
 
@@ -369,7 +369,7 @@ async def test_whoever_kills_or_talks_otherwise_before_the_handshake_gets_none(
     await loop.create_connection(lambda: sender.connection, "127.0.0.1", requester.port)
     sender.connection.data_received(greeting)
     with pytest.raises(PublishError, match="ended before the handshake") as caught:
-        await sender.send_handshake("s")
+        sender.send_handshake("s")
     assert caught.value.client_gone
     await _close(sender)
 
@@ -378,7 +378,7 @@ async def test_a_reset_before_the_handshake_is_a_lost_connection() -> None:
     sender = ResponseSender()
     sender.connection.connection_lost(ConnectionResetError("reset"))
     with pytest.raises(PublishError, match="connection lost: reset") as caught:
-        await sender.send_handshake("s")
+        sender.send_handshake("s")
     assert caught.value.client_gone
 
 

@@ -1,0 +1,99 @@
+"""Pulls that stand on empty lanes: what they may still bring. No I/O, no clock.
+
+A message that comes is delivered by a pull that the server has already, and the pull is topped
+up before it is used up: an idle worker sends one pull for several messages, and none of them
+waits for it. All lanes together are asked for no more messages than there are slots, save that
+each lane is asked for one.
+
+Source: ADR-13 (status codes), jetstream section 1.4.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dialback.queue.pulls import NO_MESSAGES
+
+_HEARTBEAT: Final = "100"
+
+
+class Standing:
+    """The standing pulls of some lanes.
+
+    Each lane's consumer has a leader of its own, so each must send its own heartbeats.
+
+    Attributes:
+        lanes: The lanes.
+        expired: Whether a pull has ended: what the others may still bring is not known any more.
+        failed: Lane and status of the first strange answer.
+    """
+
+    def __init__(self, replies: Mapping[str, str], now: float) -> None:
+        """Nothing was asked for yet.
+
+        Args:
+            replies: Reply subject to lane; all pulls of a lane have the same.
+            now: Monotonic time in seconds.
+        """
+        self.lanes = frozenset(replies.values())
+        self.expired = False
+        self.failed: tuple[str, str] | None = None
+        self._lane_of = replies
+        self._credit = dict.fromkeys(self.lanes, 0)
+        self._behind = dict.fromkeys(self.lanes, 0)
+        self._heard = dict.fromkeys(self.lanes, now)
+
+    @property
+    def empty(self) -> list[str]:
+        """Lanes that have nothing: else their pull would have brought it."""
+        return [lane for lane, credit in self._credit.items() if credit > 0]
+
+    def wanted(self, lane: str, room: int, most: int) -> int | None:
+        """Return how many more messages to ask a lane for.
+
+        ``None`` if the lane has more than there are slots left beside the other lanes' pulls:
+        then those must be cancelled first.
+
+        Args:
+            lane: Which one.
+            room: How many more messages of it there are slots for; at least one.
+            most: Most messages in one pull.
+        """
+        credit, asked = self._credit[lane], sum(self._credit.values())
+        share = max(1, room // (2 * len(self.lanes)), self._behind[lane])
+        if credit > share // 2:
+            return 0
+        wanted = min(share - credit, room - asked, most)
+        if wanted > 0 or credit > 0:
+            return max(0, wanted)
+        crowded = self._behind[lane] > 0 or asked >= len(self.lanes)
+        return None if crowded else 1
+
+    def asked(self, lane: str, batch: int) -> None:
+        """A lane was asked for so many more."""
+        self._credit[lane] += batch
+
+    def message(self, lane: str, behind: int, now: float) -> None:
+        """A message came, and so many wait behind it."""
+        if lane in self.lanes:
+            self._credit[lane] = max(0, self._credit[lane] - 1)
+            self._behind[lane] = behind
+            self._heard[lane] = now
+
+    def status(self, reply: str, status: str, now: float) -> bool:
+        """A status came for some pull; return whether it is a heartbeat of one of these."""
+        lane = self._lane_of.get(reply)
+        if lane is None:
+            return False
+        self._heard[lane] = now
+        if status in NO_MESSAGES:
+            self.expired = True
+        elif status != _HEARTBEAT:
+            self.failed = self.failed or (lane, status)
+        return status == _HEARTBEAT
+
+    def silence(self, now: float) -> float:
+        """Return for how many seconds the quietest lane has not been heard.
+
+        There may be no lane at all: the last free slot may have been taken just before.
+        """
+        return now - min(self._heard.values(), default=now)

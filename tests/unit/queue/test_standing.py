@@ -1,0 +1,127 @@
+from collections.abc import Sequence
+
+import pytest
+
+from dialback.queue.standing import Standing
+
+LANES = ("high", "normal", "low")
+MOST = 64
+
+
+def standing(lanes: Sequence[str] = LANES) -> Standing:
+    """Of three lanes, whose inboxes are ``inbox.high`` and so on."""
+    return Standing({f"inbox.{lane}": lane for lane in lanes}, 0.0)
+
+
+def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int | None]:
+    """Ask for what is wanted of each lane; return that."""
+    wanted = [pulls.wanted(lane, room, most) for lane in LANES]
+    for lane, count in zip(LANES, wanted, strict=True):
+        pulls.asked(lane, count or 0)
+    return wanted
+
+
+@pytest.mark.parametrize(("room", "each"), [(1, 1), (2, 1), (3, 1), (11, 1), (12, 2), (100, 16)])
+def test_each_lane_is_asked_for_a_share_of_half_of_the_slots(room: int, each: int) -> None:
+    pulls = standing()
+    wanted = [pulls.wanted(lane, room, MOST) for lane in LANES]
+    assert wanted == [each] * 3
+
+
+def test_no_pull_is_larger_than_the_consumer_allows() -> None:
+    assert topped_up(standing(), 1000, most=8) == [8, 8, 8]
+
+
+def test_a_lane_is_topped_up_when_half_is_used() -> None:
+    pulls, room = standing(), 24
+    assert topped_up(pulls, room) == [4, 4, 4]
+    pulls.message("normal", 0, 1.0)
+    assert topped_up(pulls, room) == [0, 0, 0]
+    pulls.message("normal", 0, 1.0)
+    assert topped_up(pulls, room) == [0, 2, 0]
+
+
+def test_what_waits_behind_a_message_is_asked_for_if_there_are_slots() -> None:
+    pulls = standing()
+    topped_up(pulls, 24)
+    pulls.message("normal", 10, 1.0)
+    assert topped_up(pulls, 23) == [0, 7, 0]
+    assert topped_up(pulls, 23) == [0, 0, 0]
+
+
+def test_all_lanes_together_are_asked_for_no_more_than_the_slots() -> None:
+    pulls, room, outstanding = standing(), 30, 0
+    for number in range(60):
+        wanted = topped_up(pulls, room)
+        if None in wanted:
+            break
+        outstanding += sum(count or 0 for count in wanted)
+        assert outstanding <= room
+        pulls.message("low" if number % 3 else "normal", number % 5, 1.0)
+        outstanding -= 1
+        room -= 1
+    assert room >= 1
+
+
+def test_with_few_slots_each_lane_is_still_asked_for_one() -> None:
+    pulls = standing()
+    assert topped_up(pulls, 2) == [1, 1, 1]
+    pulls.message("low", 0, 1.0)
+    assert topped_up(pulls, 1) == [0, 0, 1]
+
+
+def test_a_lane_with_more_than_there_is_room_for_needs_a_new_start() -> None:
+    pulls = standing()
+    topped_up(pulls, 2)
+    pulls.message("low", 5, 1.0)
+    assert pulls.wanted("low", 1, MOST) is None
+
+
+def test_other_lanes_that_hold_all_the_room_need_a_new_start() -> None:
+    pulls = standing()
+    topped_up(pulls, 24)
+    for _ in range(4):
+        pulls.message("low", 0, 1.0)
+    assert pulls.wanted("low", 4, MOST) is None
+
+
+def test_empty_lanes_are_those_whose_pull_still_stands() -> None:
+    pulls = standing()
+    topped_up(pulls, 1)
+    pulls.message("normal", 3, 1.0)
+    pulls.message("elsewhere", 0, 1.0)
+    assert sorted(pulls.empty) == ["high", "low"]
+
+
+def test_a_late_message_of_earlier_pulls_is_not_counted_below_nothing() -> None:
+    pulls = standing()
+    pulls.message("low", 0, 1.0)
+    assert topped_up(pulls, 3) == [1, 1, 1]
+
+
+def test_only_a_strange_status_is_a_failure_and_it_names_its_lane() -> None:
+    pulls = standing()
+    assert pulls.status("inbox.high", "100", 1.0)
+    assert not pulls.expired
+    assert not pulls.status("inbox.high", "408", 1.0)
+    assert pulls.expired
+    pulls.status("inbox.9", "409", 1.0)
+    assert pulls.failed is None
+    pulls.status("inbox.low", "409", 1.0)
+    pulls.status("inbox.high", "503", 1.0)
+    assert pulls.failed == ("low", "409")
+
+
+@pytest.mark.parametrize("quiet", ["high", "low"])
+def test_one_lanes_heartbeats_do_not_cover_anothers_silence(quiet: str) -> None:
+    pulls = standing(("high", "low"))
+    for lane in ("high", "low"):
+        if lane != quiet:
+            pulls.status(f"inbox.{lane}", "100", 7.0)
+    assert pulls.silence(8.0) == 8.0
+    pulls.message(quiet, 0, 7.5)
+    assert pulls.silence(8.0) == 1.0
+
+
+def test_with_no_lane_to_wait_on_nothing_is_missing() -> None:
+    assert Standing({}, 0.0).silence(1000.0) == 0
