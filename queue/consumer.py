@@ -15,13 +15,13 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from dialback.errors import QueueError
 from dialback.metrics.names import PullErrorKind
 from dialback.metrics.service import ServiceMetrics
-from dialback.outcomes import Delivery, DeliveryEnd, Handle, Revoked
+from dialback.outcomes import Delivery, DeliveryEnd, Handle
 from dialback.queue.api import JetStreamApi
 from dialback.queue.dead_letter import DeadLetters
 from dialback.queue.delivery import DeliveryInfo, Settler
+from dialback.queue.draining import Draining
 from dialback.queue.epochs import Epochs
 from dialback.queue.lane_repair import Restore
 from dialback.queue.lanes import LaneSlots
@@ -32,15 +32,11 @@ from dialback.queue.pull_settings import PullEvents, PullSettings
 from dialback.queue.puller import Puller
 from dialback.queue.settling import Settling
 from dialback.queue.work import InHand, Phase, Work, key_of
-from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
 _NS: Final = 1_000_000_000
 _SKEW_NS: Final = 1_000_000_000  # between a worker's clock and the server's
-_OTHERS_STOP: Final = 0.3  # seconds for workers that are told to stop at the same time
-_LOOK_AGAIN: Final = 1.0  # seconds between two looks for a worker that waits
-_CANCEL_AGAIN: Final = 1.0  # seconds; see ``tasks.py``
 _LAST_NOTES: Final = 2.0  # seconds of a drain for notes that are still being written
 
 
@@ -80,8 +76,6 @@ class Consumer:
         pull: PullSettings | None = None,
         restore: Restore | None = None,
     ) -> None:
-        self._api = JetStreamApi(client)
-        self._stream = stream
         self._slots = LaneSlots(slots, reserved)
         self._handle = handle
         self._leases = leases
@@ -101,6 +95,9 @@ class Consumer:
         self._reconnected_ns = -_SKEW_NS
         self._idle = asyncio.Event()
         self._idle.set()
+        self._draining = Draining(
+            JetStreamApi(client), stream, self._tasks, idle=self._idle, end=self._end
+        )
         self.puller = Puller(
             client,
             stream,
@@ -275,8 +272,7 @@ class Consumer:
 
     def revoke_all(self) -> None:
         """End what runs: no final, the caller sees an incomplete stream."""
-        for work in list(self._tasks.values()):
-            work.delivery.revocation.set(Revoked.SHUTDOWN)
+        self._draining.revoke_all()
 
     async def drain(self, budget: float, *, reserve: float, hurry: asyncio.Event) -> Drained:
         """Finish what runs within ``budget`` seconds; leases are renewed all the while.
@@ -286,54 +282,8 @@ class Consumer:
             reserve: Part of it, in seconds, kept for ending what has not finished by then.
             hurry: Set when the operator wants no more waiting.
         """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + budget
-        offering = asyncio.create_task(self._offer_handovers(), name="offer-handovers")
-        await self._idle_within(end - reserve - loop.time(), hurry)
-        await cancel_and_wait(offering)
-        if self._tasks:
-            logger.warning("ending what still runs", extra={"running": len(self._tasks)})
-            self.revoke_all()
-            await self._idle_within(end - loop.time(), None)
-        abandoned = len(self._tasks)
-        await self._abandon()
-        await self._settling.close(min(_LAST_NOTES, end - loop.time()))
+        clock = asyncio.get_running_loop().time
+        end = clock() + budget
+        abandoned = await self._draining.run(end, reserve=reserve, hurry=hurry)
+        await self._settling.close(min(_LAST_NOTES, end - clock()))
         return Drained(interrupted=self._settling.interrupted, abandoned=abandoned)
-
-    async def _abandon(self) -> None:
-        """Leave what still runs to its lease; a settling goes on for as long as the loop does."""
-        while running := [task for task, work in self._tasks.items() if not work.settling]:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=_CANCEL_AGAIN)
-        for work in self._tasks.values():
-            self._end(work)
-
-    async def _offer_handovers(self) -> None:
-        """Offer what runs to other workers as soon as one waits for work.
-
-        With none there a stream is better finished here; at the end of the budget it is left to
-        whoever comes.
-        """
-        await asyncio.sleep(_OTHERS_STOP)
-        while self._tasks and not await self._somebody_waits():  # noqa: ASYNC110 -- nobody tells
-            await asyncio.sleep(_LOOK_AGAIN)
-        for work in list(self._tasks.values()):
-            work.delivery.revocation.offer_handover()
-
-    async def _somebody_waits(self) -> bool:
-        """Whether another worker waits for work on a lane of what runs here."""
-        lanes = {work.delivery.lane for work in self._tasks.values()}
-        try:
-            infos = [await self._api.consumer_info(self._stream, lane) for lane in lanes]
-        except QueueError:
-            return False
-        return any(info.get("num_waiting", 0) > 0 for info in infos)
-
-    async def _idle_within(self, seconds: float, hurry: asyncio.Event | None) -> None:
-        waits = [asyncio.ensure_future(self._idle.wait())]
-        if hurry is not None:
-            waits.append(asyncio.ensure_future(hurry.wait()))
-        await asyncio.wait(waits, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()

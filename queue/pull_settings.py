@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from dialback.metrics.names import PullErrorKind
+
+_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +22,14 @@ class PullSettings:
     expires: float = 30.0
     heartbeat: float = 5.0
     max_batch: int = 64
+
+    def standing(self, batch: int) -> dict[str, int]:
+        """Return the request of a lingering pull for so many messages, as JetStream wants it."""
+        return {
+            "batch": batch,
+            "expires": round(self.expires * _NS),
+            "idle_heartbeat": round(self.heartbeat * _NS),
+        }
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -36,9 +36,8 @@ from dialback.queue.standing import Standing
 
 logger = logging.getLogger(__name__)
 
-_NS: Final = 1_000_000_000
 _MAX_BACKOFF: Final = 1.0
-_FLUSH_TIMEOUT: Final = 2  # at the end; nats-py's 10 would use up a shutdown budget
+_FLUSH_TIMEOUT: Final = 2  # nats-py's 10 would use up a shutdown budget
 
 
 class Puller:
@@ -205,19 +204,23 @@ class Puller:
 
     async def _stand_by(self) -> None:
         """Keep a pull on all lanes, until they bring too much, or something else changes."""
-        clock = time.monotonic
-        replies = {self._inbox.new_reply(): lane for lane in self._open_lanes()}
-        standing = self._standing = Standing(replies, clock())
-        end = clock() + self._settings.expires
+        settings = self._settings
+        replies = {lane: self._inbox.new_reply() for lane in self._open_lanes()}
+        standing = self._standing = Standing(replies, time.monotonic())
+        end = time.monotonic() + settings.expires
         try:
-            while not self._is_over(standing) and clock() < end:
-                if not await self._top_up(standing, replies):
+            while not self._is_over(standing) and time.monotonic() < end:
+                rooms = {lane: self._room(lane) for lane in replies}
+                more = standing.top_up(rooms, settings.max_batch)
+                if more is None:
                     break
-                await self._sleep(self._settings.heartbeat / 2)
+                for lane, wanted in more.items():
+                    await self._inbox.pull(lane, replies[lane], settings.standing(wanted))
+                await self._sleep(settings.heartbeat / 2)
         finally:
             self._standing = None
             for lane in standing.empty:
-                self._empty.found(lane, clock(), empty=True)
+                self._empty.found(lane, time.monotonic(), empty=True)
             await self._inbox.drop()
         if standing.failed is not None:
             lane, status = standing.failed
@@ -227,23 +230,8 @@ class Puller:
         if self._is_silent(standing):
             self._events.failed(PullErrorKind.MISSED_HEARTBEATS)
             raise PullFailedError(PullErrorKind.MISSED_HEARTBEATS, "heartbeats are missing")
-
-    async def _top_up(self, standing: Standing, replies: Mapping[str, str]) -> bool:
-        """Ask for more where little is left; return whether there was room for that."""
-        settings = self._settings
-        for reply, lane in replies.items():
-            wanted = standing.wanted(lane, self._room(lane), settings.max_batch)
-            if wanted is None:
-                return False
-            if wanted > 0:
-                standing.asked(lane, wanted)
-                body = {
-                    "batch": wanted,
-                    "expires": round(settings.expires * _NS),
-                    "idle_heartbeat": round(settings.heartbeat * _NS),
-                }
-                await self._inbox.pull(lane, reply, body)
-        return True
+        if standing.under_way and not self._told():
+            await self._client.flush(_FLUSH_TIMEOUT)  # they have arrived, so slots are counted
 
     def _open_lanes(self) -> list[str]:
         return [lane for lane in self._lanes if self._room(lane) > 0]

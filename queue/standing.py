@@ -31,13 +31,13 @@ class Standing:
         """Nothing was asked for yet.
 
         Args:
-            replies: Reply subject to lane; all pulls of a lane have the same.
+            replies: Lane to reply subject; all pulls of a lane have the same.
             now: Monotonic time in seconds.
         """
-        self.lanes = frozenset(replies.values())
+        self.lanes = frozenset(replies)
         self.expired = False
         self.failed: tuple[str, str] | None = None
-        self._lane_of = replies
+        self._lane_of = {reply: lane for lane, reply in replies.items()}
         self._credit = dict.fromkeys(self.lanes, 0)
         self._behind = dict.fromkeys(self.lanes, 0)
         self._heard = dict.fromkeys(self.lanes, now)
@@ -45,32 +45,45 @@ class Standing:
     @property
     def empty(self) -> list[str]:
         """Lanes that have nothing: else their pull would have brought it."""
-        return [lane for lane, credit in self._credit.items() if credit > 0]
+        return [lane for lane, credit in self._credit.items() if credit and not self._behind[lane]]
 
-    def wanted(self, lane: str, room: int, most: int) -> int | None:
-        """Return how many more messages to ask a lane for.
+    @property
+    def under_way(self) -> bool:
+        """Whether messages must be expected that the server has sent, or will at once."""
+        return any(credit and self._behind[lane] for lane, credit in self._credit.items())
 
-        ``None`` if the lane has more than there are slots left beside the other lanes' pulls:
-        then those must be cancelled first.
+    def top_up(self, rooms: Mapping[str, int], most: int) -> dict[str, int] | None:
+        """Return how many more messages to ask each lane for; they count as asked for.
+
+        ``None`` if a lane has more than there are slots left beside the other lanes' pulls:
+        then nothing is to be asked for, and those must be cancelled first.
 
         Args:
-            lane: Which one.
-            room: How many more messages of it there are slots for; at least one.
+            rooms: How many more messages of each lane there are slots for; at least one.
             most: Most messages in one pull.
         """
-        credit, asked = self._credit[lane], sum(self._credit.values())
-        share = max(1, room // (2 * len(self.lanes)), self._behind[lane])
+        asked, more = sum(self._credit.values()), dict[str, int]()
+        for lane, room in rooms.items():
+            wanted = self._wanted(lane, room, asked)
+            if wanted is None:
+                return None
+            if wanted > 0:
+                more[lane] = min(wanted, most)
+                asked += more[lane]
+        for lane, wanted in more.items():
+            self._credit[lane] += wanted
+        return more
+
+    def _wanted(self, lane: str, room: int, asked: int) -> int | None:
+        credit, behind = self._credit[lane], self._behind[lane]
+        share = max(1, room // (2 * len(self.lanes)), behind)
         if credit > share // 2:
             return 0
-        wanted = min(share - credit, room - asked, most)
+        wanted = min(share - credit, room - asked)
         if wanted > 0 or credit > 0:
-            return max(0, wanted)
-        crowded = self._behind[lane] > 0 or asked >= len(self.lanes)
+            return wanted
+        crowded = behind > 0 or asked >= len(self.lanes)
         return None if crowded else 1
-
-    def asked(self, lane: str, batch: int) -> None:
-        """A lane was asked for so many more."""
-        self._credit[lane] += batch
 
     def message(self, lane: str, behind: int, now: float) -> None:
         """A message came, and so many wait behind it."""

@@ -1,8 +1,8 @@
 """Request bodies and response items in either codec, written at full speed.
 
 An item's wrapper is the same for every item, so its bytes are constants round the encoded
-value. Writing, they go out as pieces of the frame, and the value's bytes are never copied here;
-reading, they are recognised, and only the value between them is parsed. No I/O.
+value. Writing, they go out as pieces of the frame, and a large value's bytes are never copied
+here; reading, they are recognised, and only the value between them is parsed. No I/O.
 
 Source: protocol sections 3 and 6.3 to 6.5.
 """
@@ -38,8 +38,12 @@ def _to_builtin(value: object) -> object:
     raise TypeError(f"a {type(value).__name__} cannot be serialised")
 
 
-Frame: TypeAlias = tuple[bytes, bytes, bytes]
-"""A frame in pieces: prefix and what is before the value, the value, what is after it."""
+Frame: TypeAlias = tuple[bytes, ...]
+"""A frame in as many pieces as are cheapest to make, to be written one after the other."""
+
+# orjson returns a small value in a block of 1 KiB that it has cut down. Kept, each one makes the
+# heap grow, and the kernel clear a page of it (measured: 0.85 page faults for each item).
+_SMALL: Final = 2048
 
 NOT_PLAIN: Final = object()
 """In place of a value: the body is more than a wrapper round one, or not to be read at all."""
@@ -130,6 +134,8 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
         except _UNWRITABLE as error:
             raise _not_written(codec, error) from error
         size = len(encoded) + around
+        if size < _SMALL:
+            return (pack(0, size, 0, opening) + encoded + closing,), size
         return (pack(0, size, 0, opening), encoded, closing), size
 
     return frame

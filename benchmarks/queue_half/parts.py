@@ -6,7 +6,8 @@ reading of requests.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import random
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -53,8 +54,22 @@ async def _answer(request: Any) -> AsyncIterator[Any]:
     yield {"text": "Scattering."}
 
 
+def _working(most: float) -> Callable[[Any], AsyncIterator[Any]]:
+    """Return an engine that takes up to so many seconds, another time for each request."""
+
+    async def work(request: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(random.uniform(0.0, most))  # noqa: S311 -- not a secret
+        yield {"text": "Scattering."}
+
+    return work
+
+
 async def queue_half(
-    stack: AsyncExitStack, settings: Settings, ledger: Ledger, without: Collection[str]
+    stack: AsyncExitStack,
+    settings: Settings,
+    ledger: Ledger,
+    without: Collection[str],
+    work: float,
 ) -> Consumer:
     """Wire a worker's queue half as a worker does; its consumer is ready to run.
 
@@ -64,12 +79,13 @@ async def queue_half(
         ledger: Told of each request that was settled.
         without: Of ``leases`` and ``metrics``, what is replaced by something that does nothing;
             without ``ingress`` requests are only read.
+        work: Seconds that the engine takes at most for a request.
 
     Raises:
         DialbackError: If the server cannot be reached, or the topology does not fit.
     """
     metrics = _metrics(settings.slots, ledger, metered="metrics" not in without)
-    engine = Engine(_answer)
+    engine = Engine(_working(work) if work else _answer)
     parts = _Parts(settings, ENDPOINT, engine, metrics=metrics, name=_NAME, on_healthy=lambda: None)
     client = await QueueClient.open(settings.server_address(), name=_NAME, role="worker")
     stack.push_async_callback(client.close)

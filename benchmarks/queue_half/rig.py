@@ -40,12 +40,14 @@ class Load:
         legs: Numbers of settled messages at which a figure is taken; the last ends the run.
         slots: Messages that the worker has in flight at once.
         refill: Requests that are published meanwhile, one for each that is settled.
+        work: Seconds the engine takes at most for a request; dialback's only.
     """
 
     depth: int
     legs: Sequence[int]
     slots: int = SLOTS
     refill: int = 0
+    work: float = 0.0
 
 
 async def drain(server: EmbeddedServer, system: System, load: Load) -> list[Run]:
@@ -71,6 +73,7 @@ async def drain(server: EmbeddedServer, system: System, load: Load) -> list[Run]
             slots=load.slots,
             without=list(system.without),
             refill=load.refill,
+            work=load.work,
         )
         await backlog.fill(load.depth)
         worker_before, server_before = worker.usage.cpu(), serving.cpu()

@@ -13,9 +13,12 @@ from typing_extensions import override
 from benchmarks.queue_half.ledger import Ledger
 from dialback.metrics.service import ServiceMetrics
 from dialback.metrics.work_handler import WorkHandlerMetrics
+from dialback.outcomes import Outcome
 from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.connection import FrameConnection
 from dialback.transport.dial import Dialer
+from dialback.transport.items import Frame
 from dialback.transport.messages import ResumeOffer
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
@@ -24,8 +27,9 @@ from dialback.transport.sender import ResponseSender
 class SwallowingSender(ResponseSender):
     """A response stream without a connection: what is written is counted and dropped."""
 
-    def __init__(self, address: Address) -> None:
-        """Be connected. The real one's connection is not even made: it is not measured."""
+    def __init__(self, address: Address, connection: FrameConnection) -> None:
+        """Be connected. A connection of its own is not even made: it is not measured."""
+        self.connection = connection
         self.address = str(address)
         self.dials = 1
         self.stopped = False
@@ -53,8 +57,8 @@ class SwallowingSender(ResponseSender):
         pass
 
     @override
-    def write_item(self, body: bytes) -> None:
-        self.response_bytes += len(body)
+    def write_frame(self, frame: Frame, body_size: int) -> None:
+        self.response_bytes += body_size
 
     @override
     def write_final(self, body: bytes) -> None:
@@ -75,6 +79,7 @@ class SwallowingDialer(Dialer):
     def __init__(self) -> None:
         """Allow every address."""
         super().__init__(CallHomePolicy())
+        self._connection: FrameConnection | None = None
 
     @override
     async def dial(
@@ -85,7 +90,9 @@ class SwallowingDialer(Dialer):
         total_timeout: float | None = None,
         offer: ResumeOffer | None = None,
     ) -> ResponseSender:
-        return SwallowingSender(address)
+        if self._connection is None:  # needs a running event loop
+            self._connection = ResponseSender().connection
+        return SwallowingSender(address, self._connection)
 
 
 class NoLeases(LeaseKeeper):
@@ -128,7 +135,7 @@ class CountedMetrics(ServiceMetrics):
     @override
     def count_outcome(self, outcome: str) -> None:
         super().count_outcome(outcome)
-        self.ledger.settle()
+        self.ledger.settle(completed=outcome == Outcome.COMPLETED)
 
 
 class NoServiceMetrics(CountedMetrics):
@@ -136,7 +143,7 @@ class NoServiceMetrics(CountedMetrics):
 
     @override
     def count_outcome(self, outcome: str) -> None:
-        self.ledger.settle()
+        self.ledger.settle(completed=outcome == Outcome.COMPLETED)
 
     @override
     def count_delivery_end(self, end: str) -> None:

@@ -37,7 +37,10 @@ class _Child:
             case {"do": "prepare", "server": server, "slots": slots, "without": without}:
                 _set_up_logs("WARNING" if "events" in without else "INFO")
                 settings = Settings.load(server=server, slots=slots, status_port=-1)
-                self._consumer = await queue_half(self._stack, settings, self._ledger, without)
+                work = command.get("work", 0.0)
+                self._consumer = await queue_half(
+                    self._stack, settings, self._ledger, without, work
+                )
                 if requests := command.get("refill"):
                     refill = await Refill.open(self._stack, settings, requests)
                     self._ledger.on_settled(refill.put)

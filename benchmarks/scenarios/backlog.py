@@ -1,6 +1,6 @@
 """(f) A large backlog: drain rate and memory. (j) The cost of a request at three queue depths."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -17,7 +17,9 @@ _MEMORY_GOAL: Final = 1.2
 
 _DEPTHS: Final = (10, 1_000, 10_000)
 _DEPTHS_FULL: Final = (10, 1_000, 100_000)
-_FEW: Final = 5  # in flight: half of the smallest depth, for what is in flight is of the queue
+_FEW: Final = 16  # slots of a worker, unless it is told otherwise
+_WORK: Final = 0.02  # seconds
+_FEWEST: Final = 5
 _WARM: Final = 300  # requests before those that are measured
 _MEASURED: Final = 1_000
 _MEASURED_FULL: Final = 3_000
@@ -48,39 +50,60 @@ async def _drain_large(lab: Lab) -> list[Figures]:
 
 async def _cost_curve(lab: Lab) -> list[Figures]:
     depths = _DEPTHS_FULL if lab.full else _DEPTHS
+    goal = Goal(
+        ours=_depth(depths[-1]), peer=_depth(depths[0]), metric=Metric.RATE, at_least=_DEPTH_GOAL
+    )
     async with EmbeddedServer() as server:
+
+        async def at_depths(load: Load, title: str, goals: list[Goal], *notes: str) -> Figures:
+            contestants = {
+                _depth(depth): partial(_at_depth, server, depth, load) for depth in depths
+            }
+            runs = await alternate(contestants, lab.rounds, progress=lab.progress)
+            notes = (_STAYS, *notes)
+            return Figures(title=title, unit="requests", runs=runs, goals=goals, notes=list(notes))
+
+        measured = _WARM + (_MEASURED_FULL if lab.full else _MEASURED)
+        load = Load(depth=0, legs=[_WARM, measured], refill=measured)
         return [
-            await _at_depths(lab, server, depths, slots=_FEW),
-            await _at_depths(lab, server, depths[1:], slots=SLOTS),
+            await at_depths(
+                replace(load, slots=_FEW, work=_WORK),
+                f"one worker process, {_FEW} in flight, an engine that takes up to {_WORK:g} s",
+                [goal],
+            ),
+            await at_depths(
+                load, f"one worker process, {SLOTS} in flight, an engine that takes no time", [goal]
+            ),
+            await at_depths(
+                replace(load, slots=_FEWEST),
+                f"one worker process, {_FEWEST} in flight, an engine that takes no time",
+                [],
+                _SEARCHED,
+            ),
         ]
 
 
-async def _at_depths(
-    lab: Lab, server: EmbeddedServer, depths: Sequence[int], *, slots: int
-) -> Figures:
-    measured = _MEASURED_FULL if lab.full else _MEASURED
-    contestants = {
-        f"depth {depth:,}": partial(_at_depth, server, depth, measured, slots) for depth in depths
-    }
-    runs = await alternate(contestants, lab.rounds, progress=lab.progress)
-    shallow, *_, deepest = runs
-    goal = Goal(ours=deepest, peer=shallow, metric=Metric.RATE, at_least=_DEPTH_GOAL)
-    notes = [
-        (
-            "The queue stays at its depth: for each request that is settled the worker's process"
-            f" publishes a new one. {measured:,} requests after the first {_WARM:,}."
-        ),
-    ]
-    title = f"one worker process, {slots} in flight at every depth"
-    return Figures(title=title, unit="requests", runs=runs, goals=[goal], notes=notes)
+def _depth(depth: int) -> str:
+    return f"depth {depth:,}"
 
 
-async def _at_depth(server: EmbeddedServer, depth: int, measured: int, slots: int) -> Run:
-    until = _WARM + measured
-    load = Load(depth=depth, legs=[_WARM, until], slots=slots, refill=until)
-    warm, whole = await drain(server, dialback(), load)
+async def _at_depth(server: EmbeddedServer, depth: int, load: Load) -> Run:
+    deep = replace(load, depth=depth + load.slots)
+    warm, whole = await drain(server, dialback(), deep)
     return between(warm, whole)
 
+
+_STAYS: Final = (
+    "The depth is what waits behind the requests in flight, and it stays: for each request that is"
+    f" settled the worker's process publishes a new one. The first {_WARM:,} are not measured."
+)
+_SEARCHED: Final = (
+    "No goal: this is the server's cost. Each request has a subject of its own, and nats-server"
+    " 2.15 looks at all of a lane's subjects for a delivery that starts at the first message that"
+    " it stores. That is so when all earlier ones are settled: with one request in flight in all,"
+    " or when those in flight end at the same moment, as here. One that is still in flight from"
+    " before prevents it."
+)
 
 SCENARIOS: Final = [
     Scenario(letter="f", title="a large backlog: drain rate and memory", measure=_drain_large),

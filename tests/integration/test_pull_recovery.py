@@ -112,7 +112,7 @@ async def test_after_each_crash_of_the_server_every_message_comes(
 async def test_after_a_standstill_of_the_server_every_message_comes(
     own_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dialback.queue.puller._PROBE_TIMEOUT", 0.2)
+    monkeypatch.setattr("dialback.queue.probing._PROBE_TIMEOUT", 0.2)
     quick = PullSettings(heartbeat=0.3, expires=5)
     async with busy(own_server, endpoint, quick) as rig:
         for _ in range(3):

@@ -70,3 +70,28 @@ async def test_an_unknown_lane_is_asked_for_and_zero_if_nobody_knows_it() -> Non
     server = Server()
     assert await server.epochs.of("low", 1) == NEW_NS
     assert await server.epochs.of("high", 1) == 0
+
+
+async def test_an_epoch_that_is_known_is_told_at_once() -> None:
+    server = Server()
+    assert [server.epochs.known("normal", nth) for nth in (4, 5, 5, 9)] == [OLD_NS] * 4
+
+
+async def test_an_epoch_that_has_to_be_asked_for_is_not_known() -> None:
+    server = Server()
+    server.epochs.known("normal", 9)
+    assert server.epochs.known("high", 1) is None
+    assert server.epochs.known("normal", 1) is None
+    assert await server.epochs.of("normal", 1) == NEW_NS
+    assert server.epochs.known("normal", 2) == NEW_NS
+
+
+async def test_no_epoch_is_known_while_it_is_being_asked_for() -> None:
+    server = Server()
+    server.epochs.known("normal", 9)
+    server.gate.clear()
+    asking = asyncio.create_task(server.epochs.of("normal", 1))
+    await asyncio.sleep(0)
+    assert server.epochs.known("normal", 10) is None
+    server.gate.set()
+    await asking

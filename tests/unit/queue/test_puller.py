@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from dialback.metrics.names import PullErrorKind
 from dialback.queue.delivery import DeliveryInfo
 from dialback.queue.pull_settings import PullEvents, PullSettings
-from support.fake_jetstream import FakeJetStream, Pull, message
+from support.fake_jetstream import FakeJetStream, Pull, ack_subject, message
 from support.queue_rig import LANES, LIMIT, Taken, pulling
 
 QUICK = PullSettings(heartbeat=0.01)
@@ -177,6 +177,29 @@ async def test_a_burst_that_exceeds_the_slots_is_taken_as_slots_become_free() ->
             taken.busy -= 1
             puller.slots_changed()
     assert (len(taken.messages), taken.refused) == (60, 0)
+
+
+async def test_slots_are_counted_anew_when_what_was_under_way_has_arrived() -> None:
+    server, taken, probed = FakeJetStream(), Taken(slots=12), asyncio.Event()
+    waiting = on_linger(server)
+
+    def come(lane: str, sequence: int, *, behind: int) -> None:
+        reply = f"{ack_subject(lane, sequence).rpartition('.')[0]}.{behind}"
+        pull = next(pull for pull in reversed(server.pulls) if pull.lane == lane)
+        server.deliver(pull.reply, message(reply=reply, headers={}))
+
+    async with pulling(server.client, taken):
+        await waiting.wait()
+        server.on_pull = lambda pull: probed.set() if pull.no_wait else None
+        before = server.flush_timeout
+        come("normal", 1, behind=50)  # so more is asked for, up to the slots
+        await taken.until(1)
+        for sequence in (2, 3):
+            come("low", sequence, behind=0)
+            await taken.until(sequence)
+        async with asyncio.timeout(LIMIT):
+            await probed.wait()
+        assert (before, server.flush_timeout) == (0, 2)
 
 
 async def test_a_lane_that_was_empty_just_now_is_not_asked_again(

@@ -10,22 +10,18 @@ MOST = 64
 
 def standing(lanes: Sequence[str] = LANES) -> Standing:
     """Of three lanes, whose inboxes are ``inbox.high`` and so on."""
-    return Standing({f"inbox.{lane}": lane for lane in lanes}, 0.0)
+    return Standing({lane: f"inbox.{lane}" for lane in lanes}, 0.0)
 
 
-def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int | None]:
+def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int] | None:
     """Ask for what is wanted of each lane; return that."""
-    wanted = [pulls.wanted(lane, room, most) for lane in LANES]
-    for lane, count in zip(LANES, wanted, strict=True):
-        pulls.asked(lane, count or 0)
-    return wanted
+    more = pulls.top_up(dict.fromkeys(LANES, room), most)
+    return None if more is None else [more.get(lane, 0) for lane in LANES]
 
 
 @pytest.mark.parametrize(("room", "each"), [(1, 1), (2, 1), (3, 1), (11, 1), (12, 2), (100, 16)])
 def test_each_lane_is_asked_for_a_share_of_half_of_the_slots(room: int, each: int) -> None:
-    pulls = standing()
-    wanted = [pulls.wanted(lane, room, MOST) for lane in LANES]
-    assert wanted == [each] * 3
+    assert topped_up(standing(), room) == [each] * 3
 
 
 def test_no_pull_is_larger_than_the_consumer_allows() -> None:
@@ -52,10 +48,10 @@ def test_what_waits_behind_a_message_is_asked_for_if_there_are_slots() -> None:
 def test_all_lanes_together_are_asked_for_no_more_than_the_slots() -> None:
     pulls, room, outstanding = standing(), 30, 0
     for number in range(60):
-        wanted = topped_up(pulls, room)
-        if None in wanted:
+        more = topped_up(pulls, room)
+        if more is None:
             break
-        outstanding += sum(count or 0 for count in wanted)
+        outstanding += sum(more)
         assert outstanding <= room
         pulls.message("low" if number % 3 else "normal", number % 5, 1.0)
         outstanding -= 1
@@ -74,7 +70,7 @@ def test_a_lane_with_more_than_there_is_room_for_needs_a_new_start() -> None:
     pulls = standing()
     topped_up(pulls, 2)
     pulls.message("low", 5, 1.0)
-    assert pulls.wanted("low", 1, MOST) is None
+    assert topped_up(pulls, 1) is None
 
 
 def test_other_lanes_that_hold_all_the_room_need_a_new_start() -> None:
@@ -82,7 +78,7 @@ def test_other_lanes_that_hold_all_the_room_need_a_new_start() -> None:
     topped_up(pulls, 24)
     for _ in range(4):
         pulls.message("low", 0, 1.0)
-    assert pulls.wanted("low", 4, MOST) is None
+    assert topped_up(pulls, 4) is None
 
 
 def test_empty_lanes_are_those_whose_pull_still_stands() -> None:
@@ -90,6 +86,15 @@ def test_empty_lanes_are_those_whose_pull_still_stands() -> None:
     topped_up(pulls, 1)
     pulls.message("normal", 3, 1.0)
     pulls.message("elsewhere", 0, 1.0)
+    assert sorted(pulls.empty) == ["high", "low"]
+    assert not pulls.under_way
+
+
+def test_messages_behind_one_that_came_are_under_way_as_far_as_they_were_asked_for() -> None:
+    pulls = standing()
+    topped_up(pulls, 24)
+    pulls.message("normal", 10, 1.0)
+    assert pulls.under_way
     assert sorted(pulls.empty) == ["high", "low"]
 
 

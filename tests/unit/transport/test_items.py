@@ -169,16 +169,35 @@ def test_bytes_after_a_msgpack_value_are_ignored_as_dynamo_does(body: bytes, val
 
 # --- the hot paths ------------------------------------------------------------------------
 
-PLAIN = [{"i": 0}, None, [1, 2.5, "x"], "grüße", "", 0, True, {"data": {"data": 1}}, 2**63]
+PLAIN = [
+    {"i": 0},
+    "x" * 100_000,
+    None,
+    [1, 2.5, "x"],
+    "grüße",
+    "",
+    0,
+    True,
+    {"data": {"data": 1}},
+    2**63,
+]
 
 
 @pytest.mark.parametrize("codec", PayloadCodec)
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:20])
 def test_a_frame_in_pieces_is_the_frame_of_the_item(value: object, codec: PayloadCodec) -> None:
     body = encode_item(value, codec)
     frame, body_size = item_framer(codec)(value)
     assert b"".join(frame) == b"".join(data_frame(body))
     assert body_size == len(body)
+
+
+@pytest.mark.parametrize("codec", PayloadCodec)
+def test_a_large_value_is_a_piece_of_its_own_and_a_small_one_is_not(codec: PayloadCodec) -> None:
+    large, _ = item_framer(codec)("x" * 100_000)
+    assert large[1] == encode_value("x" * 100_000, codec)
+    small, _ = item_framer(codec)("x")
+    assert len(small) == 1
 
 
 @pytest.mark.parametrize("codec", PayloadCodec)
@@ -188,7 +207,7 @@ def test_a_value_without_a_form_is_told_from_the_framer_too(codec: PayloadCodec)
 
 
 @pytest.mark.parametrize("codec", PayloadCodec)
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: repr(value)[:20])
 def test_an_ordinary_item_is_read_without_its_wrapper(value: object, codec: PayloadCodec) -> None:
     assert plain_decoder(codec)(encode_item(value, codec)) == value
 
