@@ -86,7 +86,9 @@ class PullInbox:
             await self._client._send_unsubscribe(inbox._id)  # pyright: ignore[reportPrivateUsage]
         now = time.monotonic()
         self._dropped.append((now + _LATE_GRACE, inbox))
-        while self._dropped[0][0] <= now or len(self._dropped) > _MOST_DROPPED:
+        late = max(0, len(self._dropped) - _MOST_DROPPED)
+        late = max(late, sum(end <= now for end, _ in self._dropped))
+        for _ in range(late):
             await self._forget(self._dropped.popleft()[1])
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ _FLUSH_BYTES: Final = 64 * 1024
 _HIGH_WATER_BYTES: Final = 256 * 1024
 _MAX_WRITES: Final = 256  # before the writer should breathe
 _MAX_SECONDS: Final = 0.002  # the same; and what is written waits no longer
-_HOT_STREAK: Final = 4
+_HOT_STREAK: Final = 3  # turns
 _LARGE_BUFFER: Final = 4096  # bytes; from here on a copy costs more than a system call's vector
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 
@@ -126,6 +126,8 @@ class FrameConnection(asyncio.Protocol):
             while not self._deaf:
                 if parts := decoder.next_data_parts():
                     handler.data_parts_received(parts)
+                    if not decoder.buffered:
+                        return
                 elif (message := decoder.next_message()) is None:
                     return
                 elif message.data and not message.header:  # it came in several pieces
@@ -212,8 +214,11 @@ class FrameConnection(asyncio.Protocol):
         if not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
         self._began = now
-        self._streak = self._streak + 1 if now - self._left < _MAX_SECONDS else 0
-        if self._streak < _HOT_STREAK:
+        if now - self._left >= _MAX_SECONDS:
+            self._streak = 0
+            self._loop.call_soon(self.flush)
+        elif self._streak < _HOT_STREAK:
+            self._streak += 1
             self._loop.call_soon(self.flush)
         else:
             self._timer = self._loop.call_later(_MAX_SECONDS, self.flush)

@@ -120,9 +120,13 @@ class TwoPartDecoder:
 
     def receive_data(self, data: bytes) -> None:
         """Store bytes; nothing is parsed here. After an error nothing is stored."""
-        if self._error is None:
+        if self._error is not None:
+            return
+        if self._buffer:
             self._later.append(data)
             self._later_bytes += len(data)
+        else:
+            self._buffer = data  # as a rule: what came before was read to its end
 
     def next_data_parts(self) -> list[bytes]:
         """Return the data parts of the data-only messages that come next, maybe none.
@@ -130,7 +134,7 @@ class TwoPartDecoder:
         The hot path of a stream of small items: what stands in the way (another kind of
         message, one that is not complete or too large) is left to :meth:`next_message`.
         """
-        if self._verify or not self._gather(PREFIX.size):
+        if self._verify or (self._later and not self._gather(PREFIX.size)):
             return []
         buffer, start, limit = self._buffer, self._start, self._limits.data
         end, unpack, size_of_prefix = len(buffer), PREFIX.unpack_from, PREFIX.size

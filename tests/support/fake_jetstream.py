@@ -45,9 +45,10 @@ class _Inbox:
     _id: int
     subject: str
     callback: Callable[[Msg], Awaitable[None]]
+    listens: bool = True
 
     async def unsubscribe(self) -> None:
-        return
+        self.listens = False
 
 
 @dataclass
@@ -80,6 +81,11 @@ class FakeJetStream:
     def client(self) -> Client:
         """Itself, as what it stands in for."""
         return cast("Client", self)
+
+    @property
+    def listening(self) -> list[int]:
+        """Which of the subscriptions, by number, still take messages."""
+        return [number for number, inbox in self._inboxes.items() if inbox.listens]
 
     def put(
         self,

@@ -22,6 +22,8 @@ def set_up_logs(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Not shown, and half of what a line costs.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # nats-py logs each failed reconnect with a traceback; we log the event ourselves.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 

@@ -1,5 +1,6 @@
 """``dialback worker``: run a worker."""
 
+import gc
 import sys
 from typing import Annotated
 
@@ -80,10 +81,18 @@ async def _serve(
     engine: str, endpoint: str, settings: Settings, link: SupervisorLink | None
 ) -> int:
     worker = Worker(load_engine(engine), endpoint=endpoint, settings=settings, supervisor=link)
+    _spare_the_garbage_collector()
     code = await worker.run()
     if link is not None:
         link.close()
     return int(code)
+
+
+def _spare_the_garbage_collector() -> None:
+    """Look for cycles less often; requests leave none, and looking cost 5 to 15 % of the CPU."""
+    gc.collect()
+    gc.freeze()  # what the imports left is never garbage
+    gc.set_threshold(10_000)  # objects in flight are many, and nearly all of them go by themselves
 
 
 async def _supervise(engine: str, endpoint: str, settings: Settings) -> int:
