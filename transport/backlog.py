@@ -54,15 +54,13 @@ class Backlog:
         self.size -= 1
         return self._now.pop()
 
-    async def wait(self) -> None:
-        """Wait for the next :meth:`wake`."""
+    def change(self) -> "asyncio.Future[None]":
+        """Return a future of the next :meth:`wake`, for the one reader to await."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def wake(self) -> None:
         """Wake the reader: an item came, or none will."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

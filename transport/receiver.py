@@ -124,7 +124,7 @@ class ResponseReceiver:
         while not backlog.size:
             if self.end is not None:
                 raise self._error or StopAsyncIteration
-            await backlog.wait()
+            await backlog.change()
         item = backlog.take()
         if self.held_back and backlog.roomy:
             self._hold_back(False)

@@ -1,5 +1,3 @@
-import asyncio
-
 from dialback.transport.backlog import MAX_BUFFERED_BYTES, MAX_BUFFERED_ITEMS, Backlog
 
 
@@ -38,9 +36,17 @@ def test_it_is_full_by_bytes_until_the_large_batch_is_begun() -> None:
 
 async def test_its_reader_is_woken_by_a_batch() -> None:
     backlog = Backlog()
-    reader = asyncio.create_task(backlog.wait())
-    await asyncio.sleep(0)
-    assert not reader.done()
+    change = backlog.change()
+    assert not change.done()
     backlog.put(["a"], 1)
-    await reader
+    await change
     assert backlog.take() == "a"
+
+
+async def test_a_reader_that_gave_up_is_not_woken() -> None:
+    backlog = Backlog()
+    backlog.change().cancel()
+    backlog.wake()
+    change = backlog.change()
+    backlog.wake()
+    await change
