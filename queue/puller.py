@@ -36,6 +36,7 @@ from dialback.queue.standing import Standing
 
 logger = logging.getLogger(__name__)
 
+_SOON: Final = 0.001  # seconds
 _MAX_BACKOFF: Final = 1.0
 _FLUSH_TIMEOUT: Final = 2  # nats-py's 10 would use up a shutdown budget
 
@@ -83,13 +84,25 @@ class Puller:
         self._probing = Probing(self._inbox)
         self._empty = EmptyLanes()
         self._standing: Standing | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._passes = self._failures = 0
 
     # --- told from outside ------------------------------------------------------------
 
     def slots_changed(self) -> None:
         """A slot became free, or was taken by something else."""
-        self._kick.set()
+        self._attend()
+
+    def _attend(self) -> None:
+        """Look after the pulls: now, or soon if what stands will do for a while.
+
+        Whoever is served at this moment should not wait for it.
+        """
+        standing = self._standing
+        if standing is None or not standing.at_ease(min(map(self._room, self._lanes))):
+            self._kick.set()
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
 
     def reset(self) -> None:
         """The connection was re-established: the server has forgotten our pulls."""
@@ -256,6 +269,9 @@ class Puller:
             await self._kick.wait()
         finally:
             timer.cancel()
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
         self._kick.clear()
 
     async def _back_off(self, reason: str) -> None:
@@ -281,7 +297,7 @@ class Puller:
         if self._standing is not None:
             self._standing.message(lane, info.pending, now)
         self._probing.message(lane)
-        self._kick.set()
+        self._attend()
 
     def _status(self, reply: str, status: str) -> None:
         self._probing.status(reply, status)

@@ -52,6 +52,15 @@ class Standing:
         """Whether messages must be expected that the server has sent, or will at once."""
         return any(credit and self._behind[lane] for lane, credit in self._credit.items())
 
+    def at_ease(self, room: int) -> bool:
+        """Whether every lane's pull can bring another message, and there are slots for them all.
+
+        Args:
+            room: How many more messages of any lane there are slots for.
+        """
+        asked = self._credit.values()
+        return all(asked) and not any(self._behind.values()) and sum(asked) <= room
+
     def top_up(self, rooms: Mapping[str, int], most: int) -> dict[str, int] | None:
         """Return how many more messages to ask each lane for; they count as asked for.
 

@@ -31,6 +31,7 @@ _HOT_STREAK: Final = 3  # turns
 _LARGE_BUFFER: Final = 4096  # bytes; from here on a copy costs more than a system call's vector
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 
+_KEEPALIVE_AFTER: Final = 5.0  # seconds that a connection is open
 # Linux's defaults (2 h idle) would hold a slot for a vanished requester all that time.
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
@@ -100,6 +101,7 @@ class FrameConnection(asyncio.Protocol):
         self._left = 0.0  # monotonic time of the last flush
         self._streak = 0  # flushes in a row that followed each other closely
         self._timer: asyncio.TimerHandle | None = None
+        self._keepalive: asyncio.TimerHandle | None = None
         self._paused = False
         self._resumed: asyncio.Future[None] | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -114,7 +116,8 @@ class FrameConnection(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._transport = transport
         transport.set_write_buffer_limits(high=self._high_water)
-        _set_options(transport)
+        # Most streams are over before it could matter, and it costs five system calls.
+        self._keepalive = self._loop.call_later(_KEEPALIVE_AFTER, _keep_alive, transport)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -128,12 +131,16 @@ class FrameConnection(asyncio.Protocol):
                     handler.data_parts_received(parts)
                     if not decoder.buffered:
                         return
-                elif (message := decoder.next_message()) is None:
+                    continue
+                message = decoder.next_message()
+                if message is None:
                     return
-                elif message.data and not message.header:  # it came in several pieces
+                if message.data and not message.header:  # it came in several pieces
                     handler.data_parts_received([message.data])
                 else:
                     handler.frame_received(message)
+                if not decoder.buffered:
+                    return
         except ProtocolError as error:
             self._deaf = True
             self._handler.protocol_failed(error)
@@ -160,6 +167,8 @@ class FrameConnection(asyncio.Protocol):
         self._pending.clear()
         self._pending_bytes = 0
         self._deaf = self._shut = True
+        if self._keepalive is not None:
+            self._keepalive.cancel()
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake()
@@ -374,7 +383,7 @@ class _Nobody:
 _NOBODY: Final = _Nobody()
 
 
-def _set_options(transport: asyncio.Transport) -> None:
+def _keep_alive(transport: asyncio.Transport) -> None:
     named = transport.get_extra_info("socket")
     if named is None:
         return

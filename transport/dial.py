@@ -18,7 +18,9 @@ import tenacity
 
 from dialback.errors import CallHomeForbiddenError, DialError, PublishError
 from dialback.retries import with_retries
+from dialback.scopes import Scope
 from dialback.transport.address import Address, CallHomePolicy
+from dialback.transport.connection import FrameConnection
 from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import LINGER, ResponseSender
 
@@ -122,29 +124,30 @@ class Dialer:
     ) -> ResponseSender:
         loop = asyncio.get_running_loop()
         left = max(0.001, min(self._settings.connect_timeout, end - loop.time()))
-        sender: ResponseSender | None = None
+        settings = self._settings
+        sender = ResponseSender(send_timeout=settings.send_timeout, linger=settings.linger)
+        sender.address = str(address)
         try:
-            async with asyncio.timeout(left):
-                ip = await self._resolve(address, attempt)
-                sender = ResponseSender(
-                    send_timeout=self._settings.send_timeout, linger=self._settings.linger
-                )
-                connection = sender.connection
-                await loop.create_connection(lambda: connection, ip, address.port)
-                sender.address = str(address)
+            connecting = self._connect(sender.connection, address, attempt)
+            if await Scope().run(connecting, within=left):
                 sender.send_handshake(handshake.subject, handshake.offer)
                 return sender
-        except TimeoutError as error:
-            _abort(sender)
-            raise DialError(f"dial {address}: no answer in {left:.1f} s", gone=False) from error
         except PublishError as error:
-            _abort(sender)
+            sender.abort()
             raise DialError(f"dial {address}: {error}", gone=error.client_gone) from error
         except OSError as error:
             raise _dial_error(address, error) from error
         except asyncio.CancelledError:
-            _abort(sender)
+            sender.abort()
             raise
+        sender.abort()
+        raise DialError(f"dial {address}: no answer in {left:.1f} s", gone=False)
+
+    async def _connect(self, connection: FrameConnection, address: Address, attempt: int) -> str:
+        """Open ``connection``; return the IP address it has been opened to."""
+        ip = await self._resolve(address, attempt)
+        await asyncio.get_running_loop().create_connection(lambda: connection, ip, address.port)
+        return ip
 
     async def _resolve(self, address: Address, attempt: int) -> str:
         """Return an address of the host that may be dialled: with each attempt the next."""
@@ -178,8 +181,3 @@ def _dial_error(address: Address, error: OSError) -> DialError:
         return DialError(f"dial {address}: name not resolved ({error.strerror})", gone=False)
     reason = error.strerror or str(error) or type(error).__name__
     return DialError(f"dial {address}: {reason}", gone=error.errno in _GONE)
-
-
-def _abort(sender: ResponseSender | None) -> None:
-    if sender is not None:
-        sender.abort()

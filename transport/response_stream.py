@@ -36,10 +36,16 @@ SENTINEL_FRAME: Final = encode(encode_document(ControlMessage.SENTINEL))
 _CONTROLS: Final = {encode_document(control): control for control in ControlMessage}
 
 
+class _Key(Enum):
+    """A member of the tables' keys, hashed in C: Enum's own hash is a call of Python code."""
+
+    __hash__ = object.__hash__
+
+
 # --- the worker's end ---------------------------------------------------------------------
 
 
-class WorkerState(Enum):
+class WorkerState(_Key):
     """Where the worker's end is."""
 
     DIALLED = "dialled"
@@ -52,7 +58,7 @@ class WorkerState(Enum):
     ABORTED = "aborted"
 
 
-class WorkerEvent(Enum):
+class WorkerEvent(_Key):
     """What happens at the worker's end."""
 
     HANDSHAKE = "write handshake"
@@ -219,7 +225,7 @@ def _lenient_control(header: bytes) -> ControlMessage | None:
 # --- the requester's end ------------------------------------------------------------------
 
 
-class RequesterState(Enum):
+class RequesterState(_Key):
     """Where the requester's end of one connection is."""
 
     ACCEPTED = "accepted"
@@ -229,7 +235,7 @@ class RequesterState(Enum):
     ENDED = "ended"
 
 
-class RequesterEvent(Enum):
+class RequesterEvent(_Key):
     """What a frame means to the requester."""
 
     HANDSHAKE = "handshake received"

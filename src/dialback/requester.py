@@ -23,6 +23,7 @@ from dialback.queue.client import QueueClient
 from dialback.queue.publisher import PubAck
 from dialback.queue.topology import Lane
 from dialback.request import Request, resumption
+from dialback.scopes import Scope
 from dialback.settings import Settings
 from dialback.stream import ResponseStream
 from dialback.tasks import cancel_and_wait
@@ -207,18 +208,18 @@ class Requester:
         """Publish a request that ``receiver`` waits for; used by :class:`ResponseStream`."""
         client, _ = self._started()
         payload = request.payload(receiver.subject, self.address)
+        publishing = client.publisher.publish(
+            request.subject, payload, request.headers(), room=_ROOM_FOR_DEAD_LETTER
+        )
         try:
-            async with asyncio.timeout(request.patience):
-                ack = await client.publisher.publish(
-                    request.subject, payload, request.headers(), room=_ROOM_FOR_DEAD_LETTER
-                )
+            ack = await Scope().run(publishing, within=request.patience)
         except StreamMissingError as error:
             raise stream_missing(request.endpoint) from error
-        except TimeoutError as error:
+        if ack is None:
             raise RequestTimeoutError(
                 f"the nats-server did not acknowledge the request within {request.patience:g} s."
                 " It may be stored all the same; then it expires by its own deadline"
-            ) from error
+            )
         if ack.duplicate and ack.attempts == 1:
             raise DuplicateRequestError(
                 f"request id {request.request_id!r} was used within the last 10 minutes:"

@@ -75,8 +75,14 @@ class Scope:
             if self._task is not None:
                 self._task.cancel()
 
-    async def run(self, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+    async def run(
+        self, work: Coroutine[Any, Any, _Result], *, within: float | None = None
+    ) -> _Result | None:
         """Await ``work`` once; return its result, or ``None`` if it was cut short.
+
+        Args:
+            work: What to await.
+            within: Seconds after which it is cut.
 
         Raises:
             Exception: What ``work`` raises.
@@ -89,6 +95,7 @@ class Scope:
         task = self._task = asyncio.current_task()
         assert task is not None  # noqa: S101 -- a coroutine runs in a task
         before = task.cancelling()
+        timer = asyncio.get_running_loop().call_later(within, self.cut) if within else None
         try:
             return await work
         except asyncio.CancelledError:
@@ -99,5 +106,7 @@ class Scope:
             return None
         finally:
             self._task = None
+            if timer is not None:
+                timer.cancel()
             if self._cut:
                 task.uncancel()

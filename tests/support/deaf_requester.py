@@ -1,34 +1,28 @@
 """A requester that accepts and never reads, with buffers so small that a write soon stands."""
 
 import asyncio
-import importlib
 import socket
 import struct
-from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 
 import pytest
+
+from dialback.transport.connection import FrameConnection
 
 _BUFFER_BYTES = 4096
 
 
 def shrink_send_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the worker's sockets a small send buffer, so that unsent bytes stay in our hands."""
-    where = "dialback.transport.connection._set_options"
-    original = _current(where)
+    original = FrameConnection.connection_made
 
-    def set_options(transport: asyncio.Transport) -> None:
-        original(transport)
+    def connection_made(connection: FrameConnection, transport: asyncio.BaseTransport) -> None:
+        original(connection, transport)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
 
-    monkeypatch.setattr(where, set_options)
-
-
-def _current(where: str) -> Callable[[Any], None]:
-    module_name, _, name = where.rpartition(".")
-    return cast("Callable[[Any], None]", getattr(importlib.import_module(module_name), name))
+    monkeypatch.setattr(FrameConnection, "connection_made", connection_made)
 
 
 class DeafRequester:

@@ -132,7 +132,8 @@ async def test_an_idle_worker_keeps_its_pulls_and_tops_them_up() -> None:
             taken.busy -= 1
             puller.slots_changed()
     more = server.pulls[before:]
-    assert {(pull.lane, pull.no_wait, pull.batch) for pull in more} == {("normal", False, 2)}
+    assert {(pull.lane, pull.no_wait) for pull in more} == {("normal", False)}
+    assert max(pull.batch for pull in more) <= 4
     assert len(more) <= 10
 
 

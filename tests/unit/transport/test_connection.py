@@ -437,8 +437,10 @@ async def test_wait_closed_says_whether_it_closed_in_time(requester: ScriptedReq
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_a_vanished_peer_is_noticed_by_keep_alive_and_small_frames_are_not_delayed(
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
+    monkeypatch.setattr("dialback.transport.connection._KEEPALIVE_AFTER", 0.0)
+
     async def options() -> list[int]:
         async with ScriptedRequester() as requester:
             connection = FrameConnection(Recorder(), limits=FrameLimits())
@@ -447,6 +449,8 @@ def test_a_vanished_peer_is_noticed_by_keep_alive_and_small_frames_are_not_delay
                 lambda: connection, "127.0.0.1", requester.port
             )
             named = transport.get_extra_info("socket")
+            while not named.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0)
             found = [
                 named.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
                 named.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
