@@ -45,7 +45,11 @@ BOUNDS: Final = {
         cpu_time=3.2,
         code="ingress/response.py, transport/sender.py, connection.py",
     ),
-    "settle": Bound(instructions=37.0, cpu_time=95.0, code="queue/delivery.py"),
+    "settle": Bound(
+        instructions=6.0,
+        cpu_time=16.0,
+        code="queue/delivery.py, replies.py, src/dialback/retries.py",
+    ),
 }
 
 

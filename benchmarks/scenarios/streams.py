@@ -86,16 +86,30 @@ ONE: Final = (
 )
 MANY: Final = (
     Shape(
-        title="32 streams of 500 items",
+        title="32 streams of 500 items, an engine that never waits",
         streams=32,
         items=500,
         repeat={DIALBACK: 5, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 20, RAW_UVLOOP: 20},
     ),
     Shape(
-        title="256 streams of 500 items",
+        title="32 streams of 500 items, the event loop turns before each",
+        streams=32,
+        items=500,
+        turn=True,
+        repeat={DIALBACK: 3, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 3, RAW_UVLOOP: 5},
+    ),
+    Shape(
+        title="256 streams of 500 items, an engine that never waits",
         streams=256,
         items=500,
         repeat={DIALBACK: 1, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 3, RAW_UVLOOP: 3},
+    ),
+    Shape(
+        title="256 streams of 500 items, the event loop turns before each",
+        streams=256,
+        items=500,
+        turn=True,
+        repeat={DIALBACK: 1, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 1, RAW_UVLOOP: 1},
     ),
 )
 LARGE: Final = (

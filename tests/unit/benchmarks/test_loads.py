@@ -29,7 +29,7 @@ def test_streams_are_requested_together_by_each_contestant(shape: Shape) -> None
 
 def test_full_loads_are_larger() -> None:
     assert requests.load(64, full=True).requests > requests.load(64, full=False).requests
-    assert latency.load(full=True).items > latency.load(full=False).items
+    assert latency.load(500, full=True).items > latency.load(500, full=False).items
     assert scaling.streams(full=True).repeat > scaling.streams(full=False).repeat
     assert scaling.requests(full=True).requests > scaling.requests(full=False).requests
 
