@@ -11,7 +11,9 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from prometheus_client.utils import (
+    floatToGoString,  # pyright: ignore[reportUnknownVariableType] -- not typed
+)
 from typing_extensions import override
 
 from dialback.metrics.names import Series
@@ -86,6 +88,12 @@ class Tally(Collector):
         )
 
 
+def _bound(value: float) -> str:
+    """Return a bucket's label as the library writes it."""
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text
+
+
 class Distribution(Collector):
     """A histogram of one series that is filled in plain Python; see :class:`Tally`.
 
@@ -115,7 +123,7 @@ class Distribution(Collector):
     @override
     def collect(self) -> Iterable[Metric]:
         """Return the series as it is now."""
-        bounds = [*map(floatToGoString, self._series.buckets), "+Inf"]
+        bounds = [*map(_bound, self._series.buckets), "+Inf"]
         family = self._family()
         family.add_metric(
             tuple(self._labels.values()),

@@ -107,8 +107,9 @@ class Dialer:
         except tenacity.RetryError as error:
             last = error.last_attempt.exception()
             assert isinstance(last, DialError)  # noqa: S101 -- the only kind that is retried
-            times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-            raise DialError(f"{last} ({times})", gone=last.gone, attempts=attempts) from last
+            made = error.last_attempt.attempt_number
+            times = "1 attempt" if made == 1 else f"{made} attempts"
+            raise DialError(f"{last} ({times})", gone=last.gone, attempts=made) from last
 
     def _retrying(self, seconds: float) -> tenacity.AsyncRetrying:
         last = tenacity.stop_after_attempt(self._settings.attempts)

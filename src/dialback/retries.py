@@ -32,11 +32,10 @@ async def with_retries(
     try:
         return await attempt()
     except Exception as error:  # which of them are worth another attempt is tenacity's to say
-        first: Exception | None = error
+        first = [error]
     async for again in retrying(time.monotonic() - began):
         with again:
-            if first is not None:
-                failure, first = first, None
-                raise failure
+            if first:
+                raise first.pop()
             return await attempt()
     raise AssertionError("unreachable")  # pragma: no cover -- tenacity returns or raises

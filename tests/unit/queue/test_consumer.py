@@ -332,11 +332,11 @@ async def test_a_delivery_leaves_nothing_to_the_garbage_collector(bench: Bench) 
         await bench.done(10)
         bench.forget()
         gc.collect()
-        left = [type(found) for found in gc.garbage]
+        left: set[type] = {type(found) for found in gc.garbage}
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
-    assert not {Delivery, Work, Lease, Revocation, DeliveryInfo, Finished} & set(left)
+    assert not {Delivery, Work, Lease, Revocation, DeliveryInfo, Finished} & left
 
 
 async def test_queue_wait_is_observed_for_first_deliveries_only(bench: Bench) -> None:
