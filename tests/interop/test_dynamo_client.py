@@ -53,10 +53,10 @@ class Pair:
         await self.settled(call, outcome)
         return caller
 
-    async def settled(self, call: Call, outcome: str) -> dict[str, Any]:
-        """Wait for our worker's end of a request: the outcome, and the message gone."""
+    async def settled(self, call: Call, *outcomes: str) -> dict[str, Any]:
+        """Wait for our worker's end of a request: one of the outcomes, and the message gone."""
         finished = await self.worker.outcome_of(call.request_id)
-        assert finished["outcome"] == outcome, finished
+        assert finished["outcome"] in outcomes, finished
         await nothing_left(self.operator, self.endpoint)
         assert call.ends <= 1
         return finished
@@ -165,7 +165,8 @@ async def test_a_stop_ends_the_engine_and_what_it_yielded_arrives(pair: Pair) ->
 async def test_a_dropped_stream_kills_the_request(pair: Pair) -> None:
     call = await pair.call({"then": "flow"}, drop_at=5)
     caller = await call.ended()
-    await pair.settled(call, "killed")
+    # It sends a kill and closes with items unread: the reset may come before the kill is read.
+    await pair.settled(call, "killed", "client_gone")
     assert caller == Caller(counted(caller.items), None)
     assert len(caller.items) == 5
 
