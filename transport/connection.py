@@ -211,7 +211,7 @@ class FrameConnection(asyncio.Protocol):
         if self._writes >= _MAX_WRITES or now - self._began > _MAX_SECONDS:
             self.breath_due = True
         if self._pending_bytes >= _FLUSH_BYTES:
-            self.flush()
+            self._send()  # the turn goes on, and so does what is counted in it
 
     def _begin(self, now: float) -> None:
         """See to it that what is written from now on leaves soon.
@@ -239,6 +239,9 @@ class FrameConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._send()
+
+    def _send(self) -> None:
         if not self._pending or self._transport is None or self._transport.is_closing():
             return
         self._left = time.monotonic()

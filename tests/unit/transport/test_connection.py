@@ -199,6 +199,30 @@ async def test_a_writer_should_breathe_after_256_frames_or_2_ms_without_a_turn(
     assert not connection.breath_due
 
 
+@pytest.mark.parametrize("size", [300, 5_000, 70_000])
+async def test_large_frames_leave_before_the_turn_ends_and_still_make_the_writer_breathe(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    # A transport that is full asks for it as well; this one is never full.
+    monkeypatch.setattr("dialback.transport.connection._HIGH_WATER_BYTES", 2**30)
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(255):
+        connection.write(b"x" * size)
+    assert transport.calls
+    assert not connection.breath_due
+    connection.write(b"x" * size)
+    assert connection.breath_due
+    await _turns(1)
+    connection.write(b"x" * 70_000)
+    assert not connection.breath_due
+    now += 0.003
+    connection.write(b"x")
+    assert connection.breath_due
+
+
 async def test_a_stream_that_writes_turn_after_turn_is_given_2_ms_to_write_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
