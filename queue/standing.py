@@ -1,9 +1,9 @@
 """Pulls that stand on empty lanes: what they may still bring. No I/O, no clock.
 
-A message that comes is delivered by a pull that the server has already, and the pull is topped
-up before it is used up: an idle worker sends one pull for several messages, and none of them
-waits for it. All lanes together are asked for no more messages than there are slots, save that
-each lane is asked for one.
+A message that comes is delivered by a pull that the server has already, and the pull is replaced
+at once. Each lane is asked for one message, because whatever stands when a worker freezes takes a
+message with it for the length of a lease; for more only when more wait behind one that came, and
+never for more than there are slots.
 
 Source: ADR-13 (status codes), jetstream section 1.4.
 """
@@ -85,7 +85,8 @@ class Standing:
 
     def _wanted(self, lane: str, room: int, asked: int) -> int | None:
         credit, behind = self._credit[lane], self._behind[lane]
-        share = max(1, room // (2 * len(self.lanes)), behind)
+        # One, unless more are there: what stands when a worker freezes takes a message with it.
+        share = max(1, behind)
         if credit > share // 2:
             return 0
         wanted = min(share - credit, room - asked)

@@ -51,7 +51,9 @@ async def test_a_wedged_engine_s_message_moves_on_and_the_worker_that_wakes_sett
             async with worker_process(ENGINE, endpoint, nats_server.url, **settings) as other:
                 await other.started()
                 (item,) = [item async for item in stream]
-                assert (item["delivery"], item["pid"] != first["pid"]) == (2, True)
+                # The pull that stood when it froze may have taken the second delivery.
+                assert item["delivery"] in (2, 3)
+                assert item["pid"] != first["pid"]
                 assert stream.end is EndState.COMPLETE
                 await other.outcome_of(stream.request_id)
                 other.terminate()

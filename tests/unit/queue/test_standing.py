@@ -19,29 +19,31 @@ def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int] | None:
     return None if more is None else [more.get(lane, 0) for lane in LANES]
 
 
-@pytest.mark.parametrize(("room", "each"), [(1, 1), (2, 1), (3, 1), (11, 1), (12, 2), (100, 16)])
-def test_each_lane_is_asked_for_a_share_of_half_of_the_slots(room: int, each: int) -> None:
-    assert topped_up(standing(), room) == [each] * 3
+@pytest.mark.parametrize("room", [1, 2, 3, 100])
+def test_each_lane_is_asked_for_one_message_that_a_frozen_worker_would_keep(room: int) -> None:
+    assert topped_up(standing(), room) == [1, 1, 1]
 
 
 def test_no_pull_is_larger_than_the_consumer_allows() -> None:
-    assert topped_up(standing(), 1000, most=8) == [8, 8, 8]
+    pulls = standing()
+    topped_up(pulls, 1000)
+    pulls.message("normal", 100, 1.0)
+    assert topped_up(pulls, 1000, most=8) == [0, 8, 0]
 
 
-def test_a_lane_is_topped_up_when_half_is_used() -> None:
+def test_a_lane_is_topped_up_when_its_pull_is_used() -> None:
     pulls, room = standing(), 24
-    assert topped_up(pulls, room) == [4, 4, 4]
+    topped_up(pulls, room)
     pulls.message("normal", 0, 1.0)
+    assert topped_up(pulls, room) == [0, 1, 0]
     assert topped_up(pulls, room) == [0, 0, 0]
-    pulls.message("normal", 0, 1.0)
-    assert topped_up(pulls, room) == [0, 2, 0]
 
 
 def test_what_waits_behind_a_message_is_asked_for_if_there_are_slots() -> None:
     pulls = standing()
     topped_up(pulls, 24)
     pulls.message("normal", 10, 1.0)
-    assert topped_up(pulls, 23) == [0, 7, 0]
+    assert topped_up(pulls, 23) == [0, 10, 0]
     assert topped_up(pulls, 23) == [0, 0, 0]
 
 
@@ -76,8 +78,9 @@ def test_a_lane_with_more_than_there_is_room_for_needs_a_new_start() -> None:
 def test_other_lanes_that_hold_all_the_room_need_a_new_start() -> None:
     pulls = standing()
     topped_up(pulls, 24)
-    for _ in range(4):
-        pulls.message("low", 0, 1.0)
+    pulls.message("normal", 10, 1.0)
+    topped_up(pulls, 23)
+    pulls.message("low", 0, 1.0)
     assert topped_up(pulls, 4) is None
 
 
@@ -94,6 +97,7 @@ def test_messages_behind_one_that_came_are_under_way_as_far_as_they_were_asked_f
     pulls = standing()
     topped_up(pulls, 24)
     pulls.message("normal", 10, 1.0)
+    topped_up(pulls, 23)
     assert pulls.under_way
     assert sorted(pulls.empty) == ["high", "low"]
 
