@@ -164,6 +164,7 @@ _ERROR_OF_CODE: Final[dict[int, type[QueueError]]] = {
     10059: NotFoundError,  # stream not found
     10014: NotFoundError,  # consumer not found
     10037: NotFoundError,  # no message found
+    10043: NotFoundError,  # no such sequence, of a deletion
     10071: WrongLastSequenceError,
     10164: WrongLastSequenceError,  # another message of the subject is being stored
     10077: QueueFullError,  # maximum messages or bytes exceeded
@@ -186,8 +187,13 @@ _ERROR_OF_STATUS: Final[dict[int, type[QueueError]]] = {
     403: PermissionDeniedError,
     404: NotFoundError,
 }
-_STORE_FAILED: Final = 10077
-_STORE_CLOSED: Final = "store is closed"  # all that tells it from a full stream: same number
+# The store's own errors come under the number of what was asked; only the text tells them apart.
+_ERROR_OF_TEXT: Final[dict[tuple[int, str], type[QueueError]]] = {
+    (10077, "store is closed"): ServerUnavailableError,
+    (10057, "store is closed"): ServerUnavailableError,
+    (10057, "no message found"): NotFoundError,
+    (10057, "stream store EOF"): NotFoundError,  # behind the last message
+}
 _ADVICE: Final[dict[int, str]] = {
     10077: "the stream is at its max_msgs, max_bytes or max_msgs_per_subject",
     10002: "the NATS account is at its JetStream limits",
@@ -203,11 +209,11 @@ _ADVICE: Final[dict[int, str]] = {
 def api_error(error: dict[str, Any], verb: str) -> QueueError:
     """Return our error for the server's numeric code."""
     code, description = int(error.get("err_code", 0)), str(error.get("description", "error"))
+    sentence = f"{description} ({verb}, error {code})"
+    if by_text := _ERROR_OF_TEXT.get((code, description)):
+        return by_text(sentence)
     by_status = _ERROR_OF_STATUS.get(int(error.get("code", 0)), QueueError)
     kind = _ERROR_OF_CODE.get(code, by_status)
-    sentence = f"{description} ({verb}, error {code})"
-    if code == _STORE_FAILED and description == _STORE_CLOSED:
-        return ServerUnavailableError(sentence)
     return kind(f"{sentence}: {_ADVICE[code]}" if code in _ADVICE else sentence)
 
 

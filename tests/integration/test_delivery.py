@@ -131,3 +131,37 @@ async def test_a_delivery_that_the_server_forgot_is_settled(
         assert info.number == 1
         await queue_client.settler.confirm(again, ACK)
     await nothing_left(queue_client, endpoint)
+
+
+async def test_a_delivery_that_the_server_forgot_may_be_settled_already(
+    queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    await provision(queue_client, endpoint)
+    await put(queue_client, endpoint, "r1")
+    await put(queue_client, endpoint, "r2")
+    await take(queue_client, endpoint)
+    message, info = await take(queue_client, endpoint)
+    await queue_client.api.delete_message(endpoint.stream, info.sequence)
+    await queue_client.api.request(f"CONSUMER.DELETE.{endpoint.stream}.normal")
+    await provision(queue_client, endpoint)
+    await queue_client.settler.confirm(message, ACK)
+    first, _ = await take(queue_client, endpoint)
+    await queue_client.settler.confirm(first, ACK)
+    await nothing_left(queue_client, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "sequence"),
+    [([1], 1), ([2], 2), ([3], 3), ([], 1_000)],
+    ids=["first", "inside", "last", "never stored"],
+)
+async def test_a_message_that_is_not_there_cannot_be_deleted(
+    queue_client: QueueClient, endpoint: Endpoint, deleted: list[int], sequence: int
+) -> None:
+    await provision(queue_client, endpoint)
+    for token in ("r1", "r2", "r3"):
+        await put(queue_client, endpoint, token)
+    for one in deleted:
+        await queue_client.api.delete_message(endpoint.stream, one)
+    with pytest.raises(NotFoundError):
+        await queue_client.api.delete_message(endpoint.stream, sequence)
