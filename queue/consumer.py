@@ -104,6 +104,7 @@ class Consumer:
             lanes,
             room=self._slots.room,
             accept=self._accept,
+            in_hand=lambda: len(self._tasks),
             hand_back=self._hand_back,
             settings=pull,
             events=PullEvents(

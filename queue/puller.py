@@ -51,6 +51,7 @@ class Puller:
         room: Returns how many more messages of a lane there are slots for.
         accept: Takes a message on the event loop; False if there is no slot for it. It is
             told a monotonic time before which the message had not been asked for.
+        in_hand: Returns how many messages are being worked on.
         hand_back: Gives back a message that was not accepted; a plain NAK by default.
         restore: Creates streams and consumers that are missing; called, at most every few
             seconds, when a lane's may have been deleted.
@@ -64,6 +65,7 @@ class Puller:
         *,
         room: Callable[[str], int],
         accept: Callable[[Msg, DeliveryInfo, float], bool],
+        in_hand: Callable[[], int] = lambda: 0,
         hand_back: HandBack | None = None,
         settings: PullSettings | None = None,
         events: PullEvents | None = None,
@@ -73,6 +75,7 @@ class Puller:
         self._lanes = lanes
         self._room = room
         self._accept = accept
+        self._in_hand = in_hand
         self._settings = settings or PullSettings()
         self._events = events or PullEvents()
         self._hand_backs = HandBacks(hand_back or self._nak, self._events.handed_back)
@@ -224,7 +227,7 @@ class Puller:
         try:
             while not self._is_over(standing) and time.monotonic() < end:
                 rooms = {lane: self._room(lane) for lane in replies}
-                more = standing.top_up(rooms, settings.max_batch)
+                more = standing.top_up(rooms, settings.max_batch, self._in_hand())
                 if more is None:
                     break
                 for lane, wanted in more.items():
@@ -307,6 +310,5 @@ class Puller:
             if self._standing.failed is not None or self._standing.expired:
                 self._kick.set()
 
-    async def _nak(self, message: Msg, info: DeliveryInfo) -> None:
-        del info
+    async def _nak(self, message: Msg, _: DeliveryInfo) -> None:
         await self._client.publish(message.reply, NAK)
