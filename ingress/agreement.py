@@ -10,7 +10,7 @@ from dialback.ingress.answer import say
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
 from dialback.ingress.response import Resumption
-from dialback.ingress.resumption import GiveUp, Replay, plan
+from dialback.ingress.resumption import GiveUp, Replay, Start, plan
 from dialback.ingress.revoked import handed_back_or_superseded, unless_revoked
 from dialback.ingress.session import ExchangeTools, Progress, Session
 from dialback.metrics.names import ErrorType
@@ -30,16 +30,21 @@ async def agree(
 ) -> Session | Ending:
     """Hear what the requester has, and decide where the engine begins.
 
+    A fresh handshake asked nothing: it begins at the first item.
+
     Args:
         delivery: The delivery.
         parsed: Its request, whose requester keeps the stream for another worker.
         sender: The open stream, handshake written.
-        progress: Marked as handshaken when the requester has answered.
+        progress: Marked as handshaken when the engine may begin.
         engine: Says what it can do.
         tools: Settings and metrics.
         now_ns: Wall clock, Unix nanoseconds.
     """
     settings = tools.settings
+    if sender.fresh:
+        progress.handshaken = True
+        return _session(engine, Start())
     try:
         answer = await unless_revoked(
             sender.resume_answer(settings.answer_timeout, parsed.call_home.codec),
@@ -64,10 +69,14 @@ async def agree(
         return await _decline(delivery, parsed, sender, planned)
     if planned.delivered:
         tools.service.count_resumed()
+    return _session(engine, planned)
+
+
+def _session(engine: Engine, start: Start) -> Session:
     resumption = Resumption(
-        able=engine.resume is not None, base=planned.delivered, replay=Replay(planned)
+        able=engine.resume is not None, base=start.delivered, replay=Replay(start)
     )
-    return Session(start=planned, resumption=resumption, agreed=time.monotonic())
+    return Session(start=start, resumption=resumption, agreed=time.monotonic())
 
 
 def _unanswered(

@@ -48,14 +48,26 @@ class Heard(Enum):
     """A worker serves the stream, or has begun to."""
 
 
-def offer_of(delivery: Delivery, *, unable: bool) -> ResumeOffer:
+def offer_of(delivery: Delivery, *, unable: bool, fresh: bool = False) -> ResumeOffer:
     """Return what a worker says of itself when it dials a resumable stream.
 
     Args:
         delivery: The delivery that it has.
         unable: Whether it could not go on where another worker was lost.
+        fresh: Whether it runs its engine without asking what the requester has.
     """
-    return ResumeOffer(delivery.number, delivery.epoch, unable=unable)
+    return ResumeOffer(delivery.number, delivery.epoch, unable=unable, fresh=fresh)
+
+
+def need_not_ask(delivery: Delivery, *, expired: bool) -> bool:
+    """Whether the requester of a resumable stream has nothing yet, as far as a worker can know.
+
+    Args:
+        delivery: The delivery.
+        expired: Whether the first item is overdue: then what to do depends on the answer.
+    """
+    earlier = delivery.redelivered or delivery.attempts or delivery.crashes
+    return delivery.number == 1 and not earlier and not expired
 
 
 def expiry(reason: str = EXPIRED) -> DynamoError:

@@ -21,6 +21,7 @@ from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.request import ParsedRequest
 from dialback.ingress.response import (
+    TAKEN_AWAY,
     ResponseHooks,
     ResponseRun,
     StreamEnd,
@@ -59,7 +60,6 @@ LONGEST_LINGER: Final = 3600.0
 _NS: Final = 1_000_000_000
 
 _UNWRITABLE: Final = frozenset({StreamEnd.KILLED, StreamEnd.LOST})
-_TAKEN_AWAY: Final = frozenset({StreamEnd.LEASE_LOST, StreamEnd.SUPERSEDED})
 _OUTCOME_OF: Final = {
     StreamEnd.DONE: Outcome.COMPLETED,
     StreamEnd.STOPPED: Outcome.STOPPED,
@@ -127,8 +127,8 @@ class Exchange:
             self._count_replayed()
 
     async def _conclude(self, run: ResponseRun) -> Ending:
-        if run.end in _TAKEN_AWAY:
-            return self._superseded(run.end)
+        if run.end in TAKEN_AWAY:
+            return self._taken_away(run.end)
         if run.end in _UNWRITABLE:
             return self._unwritable(run, PublishStage.RESPONSE)
         return await self._close(run)
@@ -190,8 +190,8 @@ class Exchange:
         except PublishError as error:
             run.end, run.error = StreamEnd.LOST, self._sender.lost or error
             return self._unwritable(run, PublishStage.FINAL)
-        if cut in _TAKEN_AWAY:
-            return self._superseded(cut)
+        if cut in TAKEN_AWAY:
+            return self._taken_away(cut)
         if cut is not None:
             run.end = cut
             return self._unwritable(run, PublishStage.FINAL)
@@ -355,7 +355,9 @@ class Exchange:
         if self._session is not None:
             self._tools.service.count_replayed(self._session.resumption.replay.dropped)
 
-    def _superseded(self, end: StreamEnd) -> Superseded:
+    def _taken_away(self, end: StreamEnd) -> HandedBack | Superseded:
+        if end is StreamEnd.NOT_FIRST:  # the next delivery asks what the requester has
+            return HandedBack(request_id=self._parsed.request_id, reason=end.value)
         return Superseded(request_id=self._parsed.request_id, reason=end.value)
 
     def _finished(

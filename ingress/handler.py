@@ -19,7 +19,7 @@ from dialback.errors import (
     Unknown,
 )
 from dialback.ingress.agreement import agree
-from dialback.ingress.answer import Answerer, cancellation, expiry, offer_of
+from dialback.ingress.answer import Answerer, cancellation, expiry, need_not_ask, offer_of
 from dialback.ingress.engine import Engine
 from dialback.ingress.exchange import Exchange
 from dialback.ingress.request import (
@@ -216,8 +216,10 @@ class Ingress:
 
     async def _dial(self, delivery: Delivery, parsed: ParsedRequest) -> ResponseSender | Ending:
         home = parsed.call_home
-        unable = self._engine.resume is None
-        offer = offer_of(delivery, unable=unable) if home.resumable else None
+        offer = None
+        if home.resumable:
+            fresh = need_not_ask(delivery, expired=parsed.expired(self._now_ns()))
+            offer = offer_of(delivery, unable=self._engine.resume is None, fresh=fresh)
         left = self._left(parsed)
         try:
             sender = await unless_revoked(

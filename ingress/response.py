@@ -42,8 +42,13 @@ class StreamEnd(Enum):
     SHUTDOWN = "the worker shut down"
     HANDED_OVER = "the worker handed the stream over"
     SUPERSEDED = "a newer worker serves the stream"
+    NOT_FIRST = "it is not the first delivery: the caller has had another worker"
     LEASE_LOST = "the lease was lost"
     CANCELLED = "an operator cancelled the request"
+
+
+TAKEN_AWAY: Final = frozenset({StreamEnd.LEASE_LOST, StreamEnd.SUPERSEDED, StreamEnd.NOT_FIRST})
+"""Ends after which the delivery says nothing of its request."""
 
 
 @dataclass(slots=True)
@@ -178,6 +183,9 @@ class _Watch:
             case WorkerEvent.SUPERSEDED:
                 self._context.kill()
                 self._end(StreamEnd.SUPERSEDED)
+            case WorkerEvent.ANSWER:
+                self._context.kill()
+                self._end(StreamEnd.NOT_FIRST)
             case _:
                 self._context.kill()
                 self._end(StreamEnd.KILLED)
@@ -319,7 +327,7 @@ def _conclude(
 ) -> None:
     """Say why the stream ended. What came from outside first is stronger than its echo."""
     outside = watch.ended
-    if outside is StreamEnd.LEASE_LOST or outside is StreamEnd.SUPERSEDED:
+    if outside in TAKEN_AWAY:
         run.end = outside
     elif sender.killed:
         run.end = StreamEnd.KILLED

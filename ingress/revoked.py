@@ -69,6 +69,8 @@ async def unless_cut(
     def on_event(event: WorkerEvent) -> None:
         if event is WorkerEvent.SUPERSEDED:
             cut(StreamEnd.SUPERSEDED)
+        if event is WorkerEvent.ANSWER:
+            cut(StreamEnd.NOT_FIRST)
         if event in (WorkerEvent.KILL, WorkerEvent.VIOLATION):
             cut(StreamEnd.KILLED)
 

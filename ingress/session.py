@@ -59,7 +59,7 @@ class Session:
     Attributes:
         start: Where the engine begins.
         resumption: How the stream may end for another worker to go on with it.
-        agreed: Monotonic time of the requester's answer.
+        agreed: Monotonic time of the requester's answer, or of going without one.
     """
 
     start: Start

@@ -20,6 +20,8 @@ class Verdict(Enum):
     """A worker of the same or a higher rank is on the line."""
     SPENT = "spent"
     """The subject has served."""
+    NOT_FIRST = "not first"
+    """It took itself for the first worker; what the stream has is the next delivery's to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Serving:
     offer: ResumeOffer | None
 
 
-def judge(dial: ResumeOffer | None, serving: Serving | None, delivered: int) -> Verdict:
+def judge(
+    dial: ResumeOffer | None, serving: Serving | None, delivered: int, *, dialled: bool
+) -> Verdict:
     """Decide whether a dial may serve the stream.
 
     When no connection is open any announced dial may, even one of a lower rank than was seen
@@ -43,7 +47,15 @@ def judge(dial: ResumeOffer | None, serving: Serving | None, delivered: int) -> 
         dial: What the worker that dials announced, if anything.
         serving: The connection that is open, if one is.
         delivered: Items received so far.
+        dialled: Whether any worker has served the stream, even without an item.
     """
+    verdict = _judge_rank(dial, serving, delivered)
+    if verdict is Verdict.SERVES and dialled and dial is not None and dial.fresh:
+        return Verdict.NOT_FIRST
+    return verdict
+
+
+def _judge_rank(dial: ResumeOffer | None, serving: Serving | None, delivered: int) -> Verdict:
     if dial is None or (serving is not None and serving.offer is None):
         return Verdict.SERVES if delivered == 0 else Verdict.SPENT
     if serving is None or serving.offer is None:

@@ -102,10 +102,13 @@ class IncomingConnection:
         verdict = Verdict.SPENT if receiver is None else receiver.judge(handshake.offer)
         if receiver is None or verdict is Verdict.SPENT:
             self.connection.reset()
-        elif verdict is Verdict.OUTRANKED:
+            return
+        self.connection.allow(self._limits)
+        if verdict is Verdict.OUTRANKED:
             self.dismiss(receiver.delivery)
+        elif verdict is Verdict.NOT_FIRST:
+            self._dismiss(receiver.answer())
         else:
-            self.connection.allow(self._limits)
             self.offer = handshake.offer if receiver.resumable else None
             self._receiver = receiver
             receiver.attach(self)
@@ -182,12 +185,15 @@ class IncomingConnection:
         The worker closes: what we close on with its frames unread is a reset, and that could
         overtake what we say.
         """
+        self._dismiss(superseded_frame(delivery))
+
+    def _dismiss(self, frame: bytes) -> None:
         self._receiver = None
         self._dismissed = True
-        self._in_its_own_turn(self._take_leave, delivery)
+        self._in_its_own_turn(self._take_leave, frame)
 
-    def _take_leave(self, delivery: int) -> None:
-        self.send(superseded_frame(delivery))
+    def _take_leave(self, frame: bytes) -> None:
+        self.send(frame)
         self.connection.half_close()
         self.connection.resume_reading()
         self._close_later()

@@ -124,11 +124,12 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     Attributes:
         subject: The stream subject of the connection info.
         stream_type: ``response``.
-        resume: 1 if the worker waits for a :class:`ResumeAnswer`. This key and the next ones
+        resume: 1 if the worker understands a :class:`ResumeAnswer`. This key and the next ones
             are ours alone (overview section 4) and left out together.
         delivery: Which delivery of the request dials, 1 for the first.
         epoch: When the consumer was created, Unix nanoseconds.
         unable: 1 if its engine cannot go on where another worker was lost; else left out.
+        fresh: 1 if it begins at the first item and waits for no answer; else left out.
     """
 
     subject: str
@@ -137,13 +138,16 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     delivery: _U64 | msgspec.UnsetType = msgspec.UNSET
     epoch: _U64 | msgspec.UnsetType = msgspec.UNSET
     unable: int | msgspec.UnsetType = msgspec.UNSET
+    fresh: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def offer(self) -> "ResumeOffer | None":
         """What the worker announced; ``None`` for one that knows nothing of it."""
         if self.resume != 1:
             return None
-        return ResumeOffer(self.delivery or 0, self.epoch or 0, unable=self.unable == 1)
+        return ResumeOffer(
+            self.delivery or 0, self.epoch or 0, unable=self.unable == 1, fresh=self.fresh == 1
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +159,14 @@ class ResumeOffer:
         epoch: When the consumer was created, Unix nanoseconds: with a new consumer the
             delivery numbers begin anew.
         unable: Whether it could only start over: its engine declares no way to resume.
+        fresh: Whether it takes itself for the first: it begins at the first item and waits for
+            no answer. One that comes all the same says that it is not.
     """
 
     delivery: int
     epoch: int
     unable: bool = False
+    fresh: bool = False
 
     @property
     def rank(self) -> tuple[int, int]:

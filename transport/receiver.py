@@ -182,11 +182,17 @@ class ResponseReceiver:
         One that would replace a worker whose engine has failed may not: the stream is complete.
         """
         serving = fencing.Serving(self._current.offer) if self._current is not None else None
-        verdict = fencing.judge(offer if self.resumable else None, serving, self._tally.items)
+        verdict = fencing.judge(
+            offer if self.resumable else None, serving, self._tally.items, dialled=self.dialled
+        )
         if verdict is fencing.Verdict.SERVES and self._failed:
             self._finish(EndState.COMPLETE)
             return fencing.Verdict.SPENT
         return verdict
+
+    def answer(self) -> bytes:
+        """Return the frame that tells a worker which is not the first that it is not."""
+        return self._tally.answer(self._codec, history=False)
 
     def attach(self, line: Line) -> None:
         """A worker has shaken hands and serves the stream from now on."""
@@ -199,7 +205,7 @@ class ResponseReceiver:
         self.delivery = line.offer.delivery if line.offer is not None else 0
         if self._tally.items:
             self.resumed += 1
-        if line.offer is not None:
+        if line.offer is not None and not line.offer.fresh:
             line.send(self._tally.answer(self._codec))
         if self.held_back:
             line.hold_back(True)

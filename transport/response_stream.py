@@ -63,6 +63,7 @@ class WorkerEvent(_Key):
 
     HANDSHAKE = "write handshake"
     OFFER = "write resumable handshake"
+    FRESH = "write fresh handshake"
     PROLOGUE = "write prologue"
     REFUSAL = "write error prologue"
     ITEM = "write item"
@@ -85,7 +86,9 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.DIALLED, _WE.VIOLATION): _W.ABORTED,
     (_W.DIALLED, _WE.LOST): _W.ABORTED,
     (_W.DIALLED, _WE.OFFER): _W.OFFERED,
-    # Only here is an answer no violation (overview section 4).
+    (_W.DIALLED, _WE.FRESH): _W.OPEN,
+    # Later an answer tells a fresh worker that it is not the first; any other one does not take
+    # it for an answer (overview section 4).
     (_W.OFFERED, _WE.ANSWER): _W.OPEN,
     (_W.OFFERED, _WE.STOP): _W.OFFERED,
     (_W.OFFERED, _WE.KILL): _W.ABORTED,
@@ -97,6 +100,7 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.OPEN, _WE.STOP): _W.OPEN,
     (_W.OPEN, _WE.KILL): _W.ABORTED,
     (_W.OPEN, _WE.VIOLATION): _W.ABORTED,
+    (_W.OPEN, _WE.ANSWER): _W.ABORTED,
     (_W.OPEN, _WE.SUPERSEDED): _W.ABORTED,
     (_W.OPEN, _WE.LOST): _W.ABORTED,
     (_W.STREAMING, _WE.ITEM): _W.STREAMING,
@@ -105,6 +109,7 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.STREAMING, _WE.STOP): _W.STOPPING,
     (_W.STREAMING, _WE.KILL): _W.ABORTED,
     (_W.STREAMING, _WE.VIOLATION): _W.ABORTED,
+    (_W.STREAMING, _WE.ANSWER): _W.ABORTED,
     (_W.STREAMING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.STREAMING, _WE.LOST): _W.ABORTED,
     (_W.STOPPING, _WE.ITEM): _W.STOPPING,
@@ -113,15 +118,18 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.STOPPING, _WE.STOP): _W.STOPPING,
     (_W.STOPPING, _WE.KILL): _W.ABORTED,
     (_W.STOPPING, _WE.VIOLATION): _W.ABORTED,
+    (_W.STOPPING, _WE.ANSWER): _W.ABORTED,
     (_W.STOPPING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.STOPPING, _WE.LOST): _W.ABORTED,
     (_W.FINISHING, _WE.SENTINEL): _W.LINGER,
     (_W.FINISHING, _WE.STOP): _W.FINISHING,
     (_W.FINISHING, _WE.KILL): _W.ABORTED,
     (_W.FINISHING, _WE.VIOLATION): _W.ABORTED,
+    (_W.FINISHING, _WE.ANSWER): _W.ABORTED,
     (_W.FINISHING, _WE.SUPERSEDED): _W.ABORTED,
     (_W.FINISHING, _WE.LOST): _W.ABORTED,
-    # Everything is written, but a newer worker says that it was not received.
+    # Everything is written, but the requester says that it was not received.
+    (_W.LINGER, _WE.ANSWER): _W.ABORTED,
     (_W.LINGER, _WE.SUPERSEDED): _W.ABORTED,
     # Whatever else the peer does now is its way of closing.
     (_W.LINGER, _WE.STOP): _W.LINGER,
@@ -131,6 +139,7 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.ABORTED, _WE.STOP): _W.ABORTED,
     (_W.ABORTED, _WE.KILL): _W.ABORTED,
     (_W.ABORTED, _WE.VIOLATION): _W.ABORTED,
+    (_W.ABORTED, _WE.ANSWER): _W.ABORTED,
     (_W.ABORTED, _WE.SUPERSEDED): _W.ABORTED,
     (_W.ABORTED, _WE.LOST): _W.ABORTED,
 }
@@ -142,14 +151,16 @@ class WorkerEnd:
     Attributes:
         state: Where it is.
         answer: The requester's answer to a resumable handshake.
+        fresh: Whether the handshake said that none is waited for.
         superseded_by: Number of the delivery that serves the stream instead, or 0.
     """
 
-    __slots__ = ("_offered", "answer", "state", "superseded_by")
+    __slots__ = ("_offered", "answer", "fresh", "state", "superseded_by")
 
     def __init__(self) -> None:
         self.state = WorkerState.DIALLED
         self.answer: TwoPartMessage | None = None
+        self.fresh = False
         self.superseded_by = 0
         self._offered = False
 
@@ -167,16 +178,18 @@ class WorkerEnd:
         self.state = following
 
     def handshake(self, subject: str, offer: ResumeOffer | None = None) -> bytes:
-        """Return the handshake's frame; with an offer the one that is answered."""
+        """Return the handshake's frame; with an offer the one of a resumable stream."""
         document = CallHomeHandshake(subject=subject, stream_type=StreamType.RESPONSE)
         if offer is None:
             self.advance(WorkerEvent.HANDSHAKE)
             return encode(encode_document(document))
-        self.advance(WorkerEvent.OFFER)
-        self._offered = True
+        self.advance(WorkerEvent.FRESH if offer.fresh else WorkerEvent.OFFER)
+        self._offered, self.fresh = True, offer.fresh
         announced = {"resume": 1, "delivery": offer.delivery, "epoch": offer.epoch}
         if offer.unable:
             announced["unable"] = 1
+        if offer.fresh:
+            announced["fresh"] = 1
         return encode(encode_document(msgspec.structs.replace(document, **announced)))
 
     def prologue(self, refusal: ResponseStreamPrologue | None = None) -> bytes:
@@ -204,7 +217,7 @@ class WorkerEnd:
         return event
 
     def _answered(self, message: TwoPartMessage) -> WorkerEvent:
-        if self.state is WorkerState.OFFERED and is_answer(message):
+        if (self.fresh or self.state is WorkerState.OFFERED) and is_answer(message):
             self.answer = message
             return WorkerEvent.ANSWER
         newer = read_superseded(message)

@@ -49,6 +49,7 @@ class ResponseSender:
         stopped: Whether the requester asked to stop (true after a kill too).
         killed: Whether the requester sent kill, or broke the protocol.
         superseded: Whether the requester said that a newer delivery serves the stream.
+        not_first: Whether it answered a fresh handshake: it has, or had, another worker.
         lost: Why the connection was lost, or ``None``.
         response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
             :meth:`write_final` (frame heads not counted), whether or not they left.
@@ -60,6 +61,7 @@ class ResponseSender:
         self.stopped = False
         self.killed = False
         self.superseded = False
+        self.not_first = False
         self.lost: PublishError | None = None
         self.response_bytes = 0
         self._end = WorkerEnd()
@@ -74,16 +76,21 @@ class ResponseSender:
         """Whether the requester sent its FIN."""
         return self.connection.peer_done
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the handshake said that no answer is waited for."""
+        return self._end.fresh
+
     # --- FrameHandler -----------------------------------------------------------------
 
     def frame_received(self, message: TwoPartMessage) -> None:
         """Take a control frame, an answer or the news of a newer worker."""
         event = self._end.receive(message)
-        if event is WorkerEvent.ANSWER:
+        if event is WorkerEvent.ANSWER and not self.fresh:
             self.connection.allow(_CONTROL_LIMITS)
             self._answered.set()
-        elif event is WorkerEvent.SUPERSEDED:
-            self._supersede()
+        elif event is WorkerEvent.SUPERSEDED or event is WorkerEvent.ANSWER:
+            self._taken_away(event)
         elif event is not None and self._end.state is not WorkerState.LINGER:
             self._cancelled(event)
 
@@ -92,12 +99,13 @@ class ResponseSender:
         for part in parts:
             self.frame_received(TwoPartMessage(data=part))
 
-    def _supersede(self) -> None:
-        if self.superseded or self.killed:
+    def _taken_away(self, event: WorkerEvent) -> None:
+        if self.superseded or self.not_first or self.killed:
             return
-        self.superseded = True
+        self.superseded = event is WorkerEvent.SUPERSEDED
+        self.not_first = event is WorkerEvent.ANSWER
         self._answered.set()
-        self._tell(WorkerEvent.SUPERSEDED)
+        self._tell(event)
 
     def protocol_failed(self, error: ProtocolError) -> None:
         """Garbage from the requester is a kill (protocol section 7.3)."""
@@ -135,11 +143,13 @@ class ResponseSender:
     def on_event(self, listener: Callable[[WorkerEvent], None]) -> None:
         """Call ``listener`` for each STOP, KILL, VIOLATION, SUPERSEDED and LOST.
 
-        Past ones included.
+        Past ones included; and for an ANSWER to a fresh handshake.
         """
         self._listener = listener
         if self.superseded:
             listener(WorkerEvent.SUPERSEDED)
+        elif self.not_first:
+            listener(WorkerEvent.ANSWER)
         elif self.killed:
             listener(WorkerEvent.KILL)
         elif self.stopped:
@@ -150,14 +160,14 @@ class ResponseSender:
     # --- writing ----------------------------------------------------------------------
 
     def send_handshake(self, subject: str, offer: ResumeOffer | None = None) -> None:
-        """Write the handshake; with an offer :meth:`resume_answer` is called next.
+        """Write the handshake; with an offer that is not fresh :meth:`resume_answer` comes next.
 
         Raises:
             PublishError: If the connection was lost meanwhile, or the requester ended it.
         """
         if self._end.state is WorkerState.ABORTED:
             raise self.lost or PublishError("ended before the handshake", client_gone=True)
-        if offer is not None:
+        if offer is not None and not offer.fresh:
             self.connection.allow(_ANSWER_LIMITS)
         self.connection.write(self._end.handshake(subject, offer))
         self.connection.flush()  # to the transport; a new connection has room for it

@@ -72,8 +72,13 @@ class Tally:
             self.fruitless += 1
         self._brought = 0
 
-    def answer(self, codec: PayloadCodec) -> bytes:
-        """Return the frame that answers a resumable handshake now."""
+    def answer(self, codec: PayloadCodec, *, history: bool = True) -> bytes:
+        """Return the frame that answers a resumable handshake now.
+
+        Args:
+            codec: Codec of the stream.
+            history: Whether with the items, if they are kept.
+        """
         digest = self._digest.hexdigest() if self._digest is not None and self.items else ""
         answer = ResumeAnswer(
             resume=self.items,
@@ -81,4 +86,4 @@ class Tally:
             digest=digest,
             waited_ms=int((time.monotonic() - self._last) * _MS),
         )
-        return answer_frame(answer, self._history, codec)
+        return answer_frame(answer, self._history if history else None, codec)

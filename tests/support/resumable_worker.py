@@ -12,7 +12,9 @@ from support.scripted_requester import CallHome
 from support.scripted_worker import dialling
 
 
-def offering(subject: str, delivery: int = 1, epoch: int = 1, *, unable: bool = False) -> bytes:
+def offering(
+    subject: str, delivery: int = 1, epoch: int = 1, *, unable: bool = False, fresh: bool = False
+) -> bytes:
     """A resumable handshake's frame."""
     document: dict[str, Any] = {
         "subject": subject,
@@ -23,6 +25,8 @@ def offering(subject: str, delivery: int = 1, epoch: int = 1, *, unable: bool = 
     }
     if unable:
         document["unable"] = 1
+    if fresh:
+        document["fresh"] = 1
     return encode(orjson.dumps(document))
 
 

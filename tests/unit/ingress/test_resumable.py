@@ -9,9 +9,11 @@ import pytest
 from typing_extensions import override
 from xxhash import xxh3_64
 
+from dialback.ingress.answer import OUTRANKED, OUTRANKING, need_not_ask
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine, engine
 from dialback.outcomes import (
+    Delivery,
     Ending,
     HandedBack,
     Outcome,
@@ -85,6 +87,8 @@ class Serving:
         number: int = 2,
         headers: dict[str, str] | None = None,
         answer_timeout: float = PATIENT,
+        redelivered: bool = False,
+        crashes: int = 0,
     ) -> None:
         self.rig = IngressRig(
             target,
@@ -95,6 +99,8 @@ class Serving:
         self.revocation = Revocation()
         self._number = number
         self._headers = headers
+        self._redelivered = redelivered
+        self._crashes = crashes
 
     async def __aenter__(self) -> "Serving":
         await self.requester.__aenter__()
@@ -103,6 +109,8 @@ class Serving:
             request_payload(address, {}, info=tcp_info(address, resumable=1)),
             number=self._number,
             headers=self._headers,
+            redelivered=self._redelivered,
+            crashes=self._crashes,
             revocation=self.revocation,
         )
         self.home = await self.requester.connection()
@@ -275,6 +283,194 @@ async def test_a_requester_that_does_not_answer_is_tried_again_later() -> None:
 async def test_a_drain_while_waiting_for_the_answer_hands_the_delivery_back() -> None:
     async with Serving(Counting()) as serving:
         serving.revocation.set(Revoked.SHUTDOWN)
+        assert isinstance(await serving.ending(), HandedBack)
+
+
+# --- a first delivery -----------------------------------------------------------------------
+
+
+def announces_fresh(serving: Serving) -> bool:
+    assert serving.handshake is not None
+    said = orjson.loads(serving.handshake.header)
+    assert (said["resume"], said["epoch"]) == (1, 0)
+    return "fresh" in said
+
+
+async def test_a_first_delivery_runs_its_engine_without_an_answer() -> None:
+    async with Serving(Replaying(), number=1) as serving:
+        assert announces_fresh(serving)
+        assert values_of(await serving.rest()) == [0, 1, 2, 3, 4, "final"]
+        assert finished(await serving.ending()).outcome is Outcome.COMPLETED
+        assert serving.rig.counts().errors == {}
+        assert serving.rig.sample("dialback_streams_resumed_total") == 0
+        assert serving.rig.sample("dialback_handover_seconds_count") == 0
+
+
+@pytest.mark.parametrize(
+    "not_first", [{"number": 2}, {"redelivered": True}, {"crashes": 1}], ids=str
+)
+async def test_a_delivery_that_may_not_be_the_first_asks(not_first: dict[str, Any]) -> None:
+    target = Replaying()
+    how: dict[str, Any] = {"number": 1} | not_first
+    async with Serving(target, **how) as serving:
+        assert not announces_fresh(serving)
+        assert target.calls == 0
+        await serving.home.send(answer(0))
+        await serving.rest()
+
+
+async def test_a_first_delivery_whose_first_item_is_overdue_asks() -> None:
+    async with Serving(Replaying(), number=1, headers={"Dialback-Start-By": LONG_AGO}) as serving:
+        assert not announces_fresh(serving)
+        await serving.home.send(answer(0))
+        await serving.rest()
+        assert finished(await serving.ending()).outcome is Outcome.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("delivery", "expired", "fresh"),
+    [
+        (Delivery(payload=b""), False, True),
+        (Delivery(payload=b"", epoch=5), False, True),
+        (Delivery(payload=b""), True, False),
+        (Delivery(payload=b"", number=2), False, False),
+        (Delivery(payload=b"", redelivered=True), False, False),
+        (Delivery(payload=b"", attempts=1), False, False),
+        (Delivery(payload=b"", crashes=1), False, False),
+    ],
+)
+def test_who_need_not_ask(delivery: Delivery, expired: bool, fresh: bool) -> None:
+    assert need_not_ask(delivery, expired=expired) is fresh
+
+
+async def test_an_answer_without_an_engine_always_asks() -> None:
+    headers = {"Dialback-Deadline": LONG_AGO}
+    async with Serving(Replaying(), number=1, headers=headers) as serving:
+        assert not announces_fresh(serving)
+        await serving.home.send(answer(0))
+        await serving.rest()
+        assert finished(await serving.ending()).outcome is Outcome.EXPIRED
+    assert not OUTRANKING.fresh
+    assert not OUTRANKED.fresh
+
+
+def not_first(serving: Serving, ending: Ending) -> bool:
+    """Whether the delivery was handed back at once, and nothing is counted as wrong."""
+    assert isinstance(ending, HandedBack)
+    assert (ending.delay, ending.fruitless) == (0, False)
+    counts = serving.rig.counts()
+    assert (counts.errors, counts.cancellations, counts.publish_failures) == ({}, 0, {})
+    return ending.reason == "it is not the first delivery: the caller has had another worker"
+
+
+async def test_an_answer_before_the_engine_has_accepted_hands_the_delivery_back() -> None:
+    entered, closed = asyncio.Event(), asyncio.Event()
+
+    @engine(resume="replay")
+    async def hesitating(request: Any) -> AsyncIterator[Any]:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+        yield 0
+
+    async with Serving(hesitating, number=1) as serving:
+        await entered.wait()
+        await serving.home.send(answer(3))
+        assert not_first(serving, await serving.ending())
+        assert closed.is_set()
+
+
+async def test_an_answer_while_the_engine_streams_ends_it_and_hands_the_delivery_back() -> None:
+    target = Replaying(flow=True)
+    async with Serving(target, number=1) as serving:
+        await first_items(serving.home, 5)
+        await serving.home.send(answer(3))
+        assert not_first(serving, await serving.ending())
+        assert target.closed.is_set()
+        assert target.context is not None
+        assert target.context.is_killed()
+
+
+async def test_an_answer_while_a_stopped_engine_ends_hands_the_delivery_back() -> None:
+    stopped, go_on = asyncio.Event(), asyncio.Event()
+
+    @engine(resume="replay")
+    async def lingering(request: Any, context: Context) -> AsyncIterator[Any]:
+        yield 0
+        await context.async_killed_or_stopped()
+        stopped.set()
+        await go_on.wait()
+
+    async with Serving(lingering, number=1) as serving:
+        await first_items(serving.home, 1)
+        await serving.home.send(STOP)
+        await stopped.wait()
+        await serving.home.send(answer(3))
+        assert not_first(serving, await serving.ending())
+
+
+@pytest.mark.parametrize("resumed", [0, 3])
+async def test_an_answer_after_the_final_hands_the_delivery_back(resumed: int) -> None:
+    async with Serving(Replaying(), number=1) as serving:
+        assert values_of(await serving.home.frames()) == [0, 1, 2, 3, 4, "final"]
+        await serving.home.send(answer(resumed))
+        await serving.home.close()
+        assert not_first(serving, await serving.ending())
+
+
+async def test_an_answer_that_comes_with_the_close_hands_the_delivery_back() -> None:
+    async with Serving(Replaying(), number=1) as serving:
+        await serving.home.send(answer(0))
+        serving.home.half_close()
+        assert not_first(serving, await serving.ending())
+
+
+async def test_a_first_delivery_that_was_superseded_settles_nothing() -> None:
+    async with Serving(Replaying(flow=True), number=1) as serving:
+        await first_items(serving.home, 5)
+        await serving.home.send(SUPERSEDED)
+        assert isinstance(await serving.ending(), Superseded)
+
+
+async def test_a_stop_right_behind_a_first_handshake_is_heard() -> None:
+    async with Serving(Counting(0, flow=True), number=1) as serving:
+        await serving.home.send(STOP)
+        assert values_of(await serving.rest()) == ["final"]
+        assert finished(await serving.ending()).outcome is Outcome.STOPPED
+
+
+async def test_a_kill_right_behind_a_first_handshake_is_the_callers_will() -> None:
+    async with Serving(Counting(0, flow=True), number=1) as serving:
+        await serving.home.send(KILL)
+        assert finished(await serving.ending()).outcome is Outcome.KILLED
+
+
+async def test_a_drain_hands_a_first_delivery_over() -> None:
+    async with Serving(Replaying(0, flow=True), number=1) as serving:
+        await first_items(serving.home, 0)
+        serving.revocation.set(Revoked.SHUTDOWN)
+        assert values_of(await serving.rest()) == []
+        assert isinstance(await serving.ending(), HandedBack)
+
+
+async def test_a_spent_subject_is_client_gone_as_the_next_delivery_finds_out() -> None:
+    async with Serving(Counting(0, flow=True), number=1) as serving:
+        serving.home.reset()
+        ending = await serving.ending()
+        assert isinstance(ending, HandedBack), "it may as well be a network that failed"
+        assert ending.delay <= 0.5
+        assert serving.rig.counts().publish_failures == {("response", "transport_failure"): 1}
+    async with Serving(Counting(0, flow=True), number=2) as serving:
+        serving.home.reset()
+        assert finished(await serving.ending()).outcome is Outcome.CLIENT_GONE
+
+
+async def test_a_subject_that_is_spent_when_all_is_written_is_not_completed() -> None:
+    async with Serving(Replaying(), number=1) as serving:
+        await serving.home.frames()
+        serving.home.reset()
         assert isinstance(await serving.ending(), HandedBack)
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from dialback.transport.fencing import Serving, Verdict, judge
+from dialback.transport import fencing
+from dialback.transport.fencing import Serving, Verdict
 from dialback.transport.messages import ResumeOffer
 
 SINGLE_USE = Serving(None)
@@ -8,6 +9,12 @@ SINGLE_USE = Serving(None)
 
 def serving(epoch: int, delivery: int) -> Serving:
     return Serving(ResumeOffer(delivery, epoch))
+
+
+def judge(dial: ResumeOffer | None, current: Serving | None, delivered: int) -> Verdict:
+    """Judge a dial on a stream that is as old as it looks."""
+    dialled = current is not None or delivered > 0
+    return fencing.judge(dial, current, delivered, dialled=dialled)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +64,35 @@ def test_a_worker_that_could_only_break_a_stream_off_takes_none_that_may_be_well
 ) -> None:
     dial = ResumeOffer(delivery, epoch, unable=True)
     assert judge(dial, serving(5, 3), delivered) is verdict
+
+
+def test_a_fresh_dial_serves_a_stream_that_no_worker_has_served() -> None:
+    fresh = ResumeOffer(1, 5, fresh=True)
+    assert fencing.judge(fresh, None, 0, dialled=False) is Verdict.SERVES
+
+
+@pytest.mark.parametrize(
+    ("current", "delivered"),
+    [(None, 0), (None, 7), (SINGLE_USE, 0), (serving(4, 3), 0), (serving(4, 3), 7)],
+)
+def test_a_fresh_dial_that_would_serve_after_another_is_not_the_first(
+    current: Serving | None, delivered: int
+) -> None:
+    fresh, asking = ResumeOffer(1, 5, fresh=True), ResumeOffer(1, 5)
+    assert fencing.judge(fresh, current, delivered, dialled=True) is Verdict.NOT_FIRST
+    assert fencing.judge(asking, current, delivered, dialled=True) is Verdict.SERVES
+
+
+@pytest.mark.parametrize(
+    ("current", "delivered", "verdict"),
+    [
+        (SINGLE_USE, 1, Verdict.SPENT),
+        (serving(5, 1), 0, Verdict.OUTRANKED),
+        (serving(5, 3), 7, Verdict.OUTRANKED),
+    ],
+)
+def test_a_fresh_dial_that_may_not_serve_is_told_what_any_other_is_told(
+    current: Serving, delivered: int, verdict: Verdict
+) -> None:
+    fresh = ResumeOffer(1, 5, fresh=True)
+    assert fencing.judge(fresh, current, delivered, dialled=True) is verdict

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from dialback.errors import ProtocolError
-from dialback.transport.messages import ResponseStreamPrologue, StreamType
+from dialback.transport.messages import ResponseStreamPrologue, ResumeOffer, StreamType
 from dialback.transport.response_stream import (
     KILL_FRAME,
     REQUESTER_TABLE,
@@ -29,48 +29,49 @@ HANDSHAKE = TwoPartMessage(b'{"subject":"s","stream_type":"response"}')
 PROLOGUE, REFUSAL = TwoPartMessage(b'{"error":null}'), TwoPartMessage(b'{"error":"no"}')
 ITEM = TwoPartMessage(b"", b'{"data":{"data":1},"complete_final":false}')
 EMPTY = TwoPartMessage()
+ANSWER = TwoPartMessage(b'{"resume":2,"fruitless":0}')
 
 # One row a state: what each event leads to, in the order of WorkerEvent; None is not possible.
-# handshake, offer | prologue, refusal, item, final, sentinel
+# handshake, offer, fresh | prologue, refusal, item, final, sentinel
 # | stop, kill, violation | answer, superseded, lost
 WORKER_ROWS: dict[WorkerState, tuple[WorkerState | None, ...]] = {
     W.DIALLED: (
-        *(W.OPEN, W.OFFERED),
+        *(W.OPEN, W.OFFERED, W.OPEN),
         *(None,) * 5,
         *(W.DIALLED, W.ABORTED, W.ABORTED),
         *(None, None, W.ABORTED),
     ),
     W.OFFERED: (
-        *(None,) * 7,
+        *(None,) * 8,
         *(W.OFFERED, W.ABORTED, W.ABORTED),
         *(W.OPEN, W.ABORTED, W.ABORTED),
     ),
     W.OPEN: (
-        *(None,) * 2,
+        *(None,) * 3,
         *(W.STREAMING, W.FINISHING, None, None, None),
         *(W.OPEN, W.ABORTED, W.ABORTED),
-        *(None, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, W.ABORTED),
     ),
     W.STREAMING: (
-        *(None,) * 2,
+        *(None,) * 3,
         *(None, None, W.STREAMING, W.FINISHING, W.LINGER),
         *(W.STOPPING, W.ABORTED, W.ABORTED),
-        *(None, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, W.ABORTED),
     ),
     W.STOPPING: (
-        *(None,) * 2,
+        *(None,) * 3,
         *(None, None, W.STOPPING, W.FINISHING, W.LINGER),
         *(W.STOPPING, W.ABORTED, W.ABORTED),
-        *(None, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, W.ABORTED),
     ),
     W.FINISHING: (
-        *(None,) * 2,
+        *(None,) * 3,
         *(None, None, None, None, W.LINGER),
         *(W.FINISHING, W.ABORTED, W.ABORTED),
-        *(None, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, W.ABORTED),
     ),
-    W.LINGER: (*(None,) * 7, *(W.LINGER,) * 3, *(None, W.ABORTED, W.LINGER)),
-    W.ABORTED: (*(None,) * 7, *(W.ABORTED,) * 3, *(None, W.ABORTED, W.ABORTED)),
+    W.LINGER: (*(None,) * 8, *(W.LINGER,) * 3, *(W.ABORTED, W.ABORTED, W.LINGER)),
+    W.ABORTED: (*(None,) * 8, *(W.ABORTED,) * 6),
 }
 # handshake, prologue, refusal, item, final, sentinel, lost
 REQUESTER_ROWS: dict[RequesterState, tuple[RequesterState | None, ...]] = {
@@ -241,6 +242,31 @@ def test_an_empty_frame_is_ignored_by_the_worker(state: WorkerState) -> None:
     end = _worker_in(state)
     assert end.receive(EMPTY) is None
     assert end.state is state
+
+
+@pytest.mark.parametrize(
+    "state", [W.OPEN, W.STREAMING, W.STOPPING, W.FINISHING, W.LINGER, W.ABORTED]
+)
+def test_an_answer_tells_a_fresh_worker_that_it_is_not_the_first_and_breaks_any_other(
+    state: WorkerState,
+) -> None:
+    for offer, event in (
+        (ResumeOffer(1, 5, fresh=True), WorkerEvent.ANSWER),
+        (ResumeOffer(2, 5), WorkerEvent.VIOLATION),
+        (None, WorkerEvent.VIOLATION),
+    ):
+        end = WorkerEnd()
+        end.handshake("s", offer)
+        end.state = state
+        assert end.receive(ANSWER) is event
+        lingers = state is W.LINGER and event is WorkerEvent.VIOLATION
+        assert end.state is (W.LINGER if lingers else W.ABORTED)
+
+
+def test_a_fresh_handshake_opens_the_stream_at_once() -> None:
+    end = WorkerEnd()
+    end.handshake("s", ResumeOffer(1, 5, fresh=True))
+    assert end.state is W.OPEN
 
 
 @pytest.mark.parametrize("message", [STOP, KILL, SENTINEL, ITEM])

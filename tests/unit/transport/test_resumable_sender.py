@@ -20,6 +20,10 @@ OFFER = ResumeOffer(delivery=3, epoch=1_700_000_000_000_000_000)
 HANDSHAKE = TwoPartMessage(
     b'{"subject":"s","stream_type":"response","resume":1,"delivery":3,"epoch":1700000000000000000}'
 )
+FRESH = ResumeOffer(delivery=1, epoch=5, fresh=True)
+FRESH_HANDSHAKE = TwoPartMessage(
+    b'{"subject":"s","stream_type":"response","resume":1,"delivery":1,"epoch":5,"fresh":1}'
+)
 ANSWER = encode(b'{"resume":2,"fruitless":1}')
 SUPERSEDED = encode(b'{"superseded":4}')
 PATIENT = 60.0
@@ -31,11 +35,23 @@ async def requester() -> AsyncGenerator[ScriptedRequester]:
         yield requester
 
 
-async def _offered(requester: ScriptedRequester) -> tuple[ResponseSender, CallHome]:
+async def _dialled(
+    requester: ScriptedRequester, offer: ResumeOffer
+) -> tuple[ResponseSender, CallHome]:
     dialer = Dialer(CallHomePolicy(), DialSettings(attempts=1, linger=PATIENT))
-    sender = await dialer.dial(Address("127.0.0.1", requester.port), "s", offer=OFFER)
-    home = await requester.connection()
+    sender = await dialer.dial(Address("127.0.0.1", requester.port), "s", offer=offer)
+    return sender, await requester.connection()
+
+
+async def _offered(requester: ScriptedRequester) -> tuple[ResponseSender, CallHome]:
+    sender, home = await _dialled(requester, OFFER)
     assert await home.frame() == HANDSHAKE
+    return sender, home
+
+
+async def _fresh(requester: ScriptedRequester) -> tuple[ResponseSender, CallHome]:
+    sender, home = await _dialled(requester, FRESH)
+    assert await home.frame() == FRESH_HANDSHAKE
     return sender, home
 
 
@@ -47,9 +63,9 @@ async def _close(sender: ResponseSender) -> None:
 class Unconnected(ResponseSender):
     """A sender that has announced itself, without a socket: every cut is one read."""
 
-    def __init__(self) -> None:
+    def __init__(self, offer: ResumeOffer = OFFER) -> None:
         super().__init__()
-        self._end.handshake("s", OFFER)
+        self._end.handshake("s", offer)
 
 
 class Heard:
@@ -308,3 +324,78 @@ async def test_a_hand_over_is_a_sentinel_without_final_and_the_requesters_fin(
     await finishing
     assert sender.peer_closed
     assert await sender.connection.wait_closed(10)
+
+
+# --- fresh --------------------------------------------------------------------------------
+
+
+async def test_a_fresh_worker_writes_without_an_answer(requester: ScriptedRequester) -> None:
+    sender, home = await _fresh(requester)
+    assert sender.fresh
+    sender.write_prologue()
+    assert await home.frame() == TwoPartMessage(b'{"error":null}')
+    await _close(sender)
+
+
+@pytest.mark.parametrize("part", ["open", "streaming", "stopping", "finishing"])
+async def test_an_answer_to_a_fresh_worker_ends_its_stream_and_is_no_kill(
+    requester: ScriptedRequester, part: str
+) -> None:
+    sender, home = await _fresh(requester)
+    heard = Heard(sender)
+    if part != "open":
+        sender.write_prologue()
+    if part == "stopping":
+        await home.send(STOP)
+        assert await heard.first() is WorkerEvent.STOP
+    if part == "finishing":
+        sender.write_final(encode_final(JSON))
+    heard.forget()
+    await home.send(ANSWER + KILL)
+    assert await heard.first() is WorkerEvent.ANSWER
+    assert (sender.not_first, sender.superseded) == (True, False)
+    with pytest.raises(ProtocolError):
+        sender.write_item(encode_item(1, JSON))
+    assert await Heard(sender).first() is WorkerEvent.ANSWER, "past ones are told too"
+    await _close(sender)
+
+
+async def test_a_fresh_worker_that_waits_for_the_fin_hears_the_answer_before_the_close(
+    requester: ScriptedRequester,
+) -> None:
+    sender, home = await _fresh(requester)
+    heard = Heard(sender)
+    sender.write_prologue()
+    sender.write_final(encode_final(JSON))
+    finishing = asyncio.create_task(sender.finish())
+    await home.frames()
+    await home.send(ANSWER)
+    await home.close()
+    await finishing
+    assert heard.events == [WorkerEvent.ANSWER]
+    assert await sender.connection.wait_closed(10)
+
+
+@pytest.mark.parametrize("cut", range(len(ANSWER) + 1))
+async def test_an_answer_to_a_fresh_worker_is_read_at_any_cut(cut: int) -> None:
+    sender = Unconnected(FRESH)
+    heard = Heard(sender)
+    sender.connection.data_received(ANSWER[:cut])
+    sender.connection.data_received(ANSWER[cut:] + ANSWER + SUPERSEDED)
+    assert heard.events == [WorkerEvent.ANSWER]
+    assert (sender.not_first, sender.superseded, sender.killed) == (True, False, False)
+
+
+async def test_a_fresh_worker_is_told_that_it_is_superseded_and_to_stop_like_any_other() -> None:
+    sender = Unconnected(FRESH)
+    heard = Heard(sender)
+    sender.connection.data_received(STOP + SUPERSEDED + ANSWER)
+    assert heard.events == [WorkerEvent.STOP, WorkerEvent.SUPERSEDED]
+    assert not sender.not_first
+
+
+async def test_a_fresh_worker_reads_no_large_data_part(requester: ScriptedRequester) -> None:
+    sender, home = await _fresh(requester)
+    await home.send(PREFIX.pack(26, 65537, 0))
+    assert await Heard(sender).first() is WorkerEvent.VIOLATION
+    await _close(sender)

@@ -66,6 +66,10 @@ class Stream:
         subject = self.receiver.subject
         return resuming(self.address, subject, delivery=delivery, epoch=epoch, unable=unable)
 
+    def fresh(self, epoch: int = 1) -> bytes:
+        """The handshake of a first delivery."""
+        return offering(self.receiver.subject, 1, epoch, fresh=True)
+
     async def items(self, count: int) -> list[Any]:
         return [await self.receiver.next_item() for _ in range(count)]
 
@@ -354,6 +358,103 @@ async def test_a_full_buffer_holds_the_next_worker_back_too(stream: Stream) -> N
                 await asyncio.sleep(0)
             assert await stream.rest() == [big] * (delivered + 40)
             await writing
+
+
+# --- first deliveries ---------------------------------------------------------------------
+
+
+async def test_a_fresh_worker_serves_a_new_stream_and_is_told_nothing(stream: Stream) -> None:
+    async with dialling(stream.address, stream.fresh(), PROLOGUE, item(0)) as worker:
+        assert await stream.items(1) == [0]
+        assert (stream.receiver.delivery, stream.receiver.resumed) == (1, 0)
+        await worker.send(FINAL + SENTINEL)
+        assert await stream.rest() == []
+        assert await worker.frame() is None, "neither an answer nor anything else"
+
+
+async def test_a_stop_before_the_first_dial_is_the_first_that_a_fresh_worker_hears(
+    stream: Stream,
+) -> None:
+    stream.receiver.stop()
+    async with dialling(stream.address, stream.fresh(), PROLOGUE) as worker:
+        assert await worker.frame() == STOP
+        await worker.send(FINAL + SENTINEL)
+        assert await stream.rest() == []
+
+
+async def test_a_fresh_worker_that_is_not_the_first_is_answered_and_disturbs_nobody(
+    stream: Stream,
+) -> None:
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + item(0))
+        assert await stream.items(1) == [0]
+        async with dialling(stream.address, stream.fresh(epoch=2), PROLOGUE) as second:
+            await second.send(item("twice") + item("x" * 100_000) + FINAL + SENTINEL)
+            answer = await second.frame()
+            assert said(answer) == (1, 0)
+            assert await second.frame() is None
+        await worker.send(item(1) + FINAL + SENTINEL)
+        assert await stream.rest() == [1]
+        assert await worker.frame() is None
+    receiver = stream.receiver
+    assert (receiver.delivery, receiver.interruptions, receiver.resumed) == (1, 0, 0)
+
+
+async def test_a_fresh_worker_after_one_that_was_lost_without_an_item_is_not_the_first(
+    stream: Stream,
+) -> None:
+    async with dialling(stream.address, stream.fresh(), PROLOGUE) as first:
+        while not stream.receiver.connected:  # noqa: ASYNC110 -- it has no event for it
+            await asyncio.sleep(0)
+        first.reset()
+        await stream.disconnected()
+    async with dialling(stream.address, stream.fresh()) as second:
+        assert said(await second.frame()) == (0, 1)
+        assert await second.frame() is None
+    async with stream.worker(2) as (worker, answer):
+        assert said(answer) == (0, 1), "the one that was sent away is not counted"
+        await worker.send(PROLOGUE + item(0) + FINAL)
+        assert await stream.rest() == [0]
+
+
+async def test_the_answer_to_a_fresh_worker_has_no_items(stream: Stream) -> None:
+    stream.register(JSON, history_bytes=10_000)
+    async with stream.worker(1) as (worker, _):
+        await worker.send(PROLOGUE + item(0) + SENTINEL)
+        assert await worker.frame() is None
+    async with dialling(stream.address, stream.fresh()) as second:
+        answer = await second.frame()
+        assert said(answer) == (1, 0)
+        assert answer is not None
+        assert answer.data == b""
+    async with stream.worker(2) as (_, asked):
+        assert asked.data == b"[0]"
+
+
+async def test_a_fresh_worker_of_a_lower_rank_is_superseded(stream: Stream) -> None:
+    async with (
+        stream.worker(2),
+        dialling(stream.address, stream.fresh()) as zombie,
+    ):
+        assert await zombie.frame() == superseded(2)
+        assert await zombie.frame() is None
+
+
+async def test_a_fresh_worker_is_replaced_like_any_other(stream: Stream) -> None:
+    async with dialling(stream.address, stream.fresh(), PROLOGUE, item(0)) as older:
+        assert await stream.items(1) == [0]
+        async with stream.worker(2) as (newer, answer):
+            assert said(answer) == (1, 0)
+            assert await older.frame() == superseded(2)
+            await newer.send(PROLOGUE + item(1) + FINAL)
+            assert await stream.rest() == [1]
+
+
+async def test_a_fresh_worker_of_a_spent_subject_is_reset(stream: Stream) -> None:
+    fresh = stream.fresh()
+    stream.receiver.kill()
+    async with dialling(stream.address, fresh) as late:
+        assert await late.frame() is None
 
 
 # --- workers that know nothing of it --------------------------------------------------------

@@ -17,6 +17,7 @@ from dialback.transport.messages import (
     encode_document,
     encode_tcp_info,
 )
+from dialback.transport.response_stream import WorkerEnd
 from dialback.transport.resume_frames import (
     answer_frame,
     is_answer,
@@ -54,6 +55,22 @@ def test_the_announcement_is_one_more_key_at_the_end() -> None:
     assert encode_document(handshake) == (
         b'{"subject":"s","stream_type":"response","resume":1,"delivery":3,"epoch":0}'
     )
+
+
+def test_a_fresh_handshake_has_one_more_key_and_is_read_as_it_was_written() -> None:
+    offer = ResumeOffer(1, 5, unable=True, fresh=True)
+    header = (
+        b'{"subject":"s","stream_type":"response","resume":1,"delivery":1,"epoch":5,"unable":1'
+        b',"fresh":1}'
+    )
+    assert WorkerEnd().handshake("s", offer) == _frame(header)
+    assert decode_handshake(header).offer == offer
+
+
+@pytest.mark.parametrize("fresh", [b"", b',"fresh":0', b',"fresh":2'])
+def test_only_a_1_is_fresh(fresh: bytes) -> None:
+    header = b'{"subject":"s","stream_type":"response","resume":1,"delivery":1,"epoch":5%b}' % fresh
+    assert decode_handshake(header).offer == ResumeOffer(1, 5, fresh=False)
 
 
 def test_an_answer_says_what_is_there_and_leaves_out_what_is_not() -> None:
