@@ -130,7 +130,8 @@ class Exchange:
         if run.end in TAKEN_AWAY:
             return self._taken_away(run.end)
         if run.end in _UNWRITABLE:
-            return self._unwritable(run, PublishStage.RESPONSE)
+            stage = PublishStage.FINAL if run.complete else PublishStage.RESPONSE
+            return self._unwritable(run, stage)
         return await self._close(run)
 
     def _context(self) -> Context:
@@ -156,6 +157,7 @@ class Exchange:
             accepted=accepted,
             item_written=self._item_written(),
             item_sent=self._tools.on_healthy,
+            final_written=self._metrics.add_response_bytes,
         )
 
     def _item_written(self) -> Callable[[int], None]:
@@ -239,6 +241,8 @@ class Exchange:
         return HandedBack(request_id=self._parsed.request_id, reason=StreamEnd.HANDED_OVER.value)
 
     def _write_end(self, run: ResponseRun) -> None:
+        if run.complete:
+            return
         if run.end is StreamEnd.REFUSED and run.error is not None:
             self._sender.write_refusal(refusal_of(run.error))
             return

@@ -19,7 +19,7 @@ from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.resumption import BREATH, Replay
 from dialback.outcomes import Revocation, Revoked
-from dialback.transport.items import encode_item, item_framer
+from dialback.transport.items import encode_final, encode_item, item_framer
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
@@ -60,6 +60,7 @@ class ResponseRun:
         items: Items written.
         accepted: Whether the engine accepted the request (good prologue).
         exhausted: Whether the engine's stream came to its own end.
+        complete: Whether all that ends the stream was written after its last item.
         error: The engine's exception, or the publish error of a lost connection.
     """
 
@@ -67,6 +68,7 @@ class ResponseRun:
     items: int = 0
     accepted: bool = False
     exhausted: bool = False
+    complete: bool = False
     error: BaseException | None = None
 
 
@@ -93,11 +95,13 @@ class ResponseHooks:
         accepted: The prologue was queued.
         item_written: An item of so many body bytes is about to be queued.
         item_sent: An item was queued.
+        final_written: The final of so many body bytes is about to be queued.
     """
 
     accepted: Callable[[], None] = field(default=lambda: None)
     item_written: Callable[[int], None] = field(default=lambda _: None)
     item_sent: Callable[[], None] = field(default=lambda: None)
+    final_written: Callable[[int], None] = field(default=lambda _: None)
 
 
 async def run_response(
@@ -139,8 +143,10 @@ async def run_response(
     if watch.ended is not None:  # killed or gone already: the engine is not called
         _conclude(run, watch, None, sender)
         return run
-    pump = _Pump(engine, context, sender, codec, hooks, run, replay)
+    pump = _Pump(engine, context, sender, codec, hooks, run, replay, watch)
     task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
+    # After the engine's first step: a handshake that is queued leaves with its first items.
+    asyncio.get_running_loop().call_soon(sender.connection.flush)
     task.add_done_callback(watch.engine_done)
     try:
         await watch.over
@@ -171,6 +177,11 @@ class _Watch:
         self.over: asyncio.Future[None] = self._loop.create_future()
         self.asked: StreamEnd | None = None
         self.can_hand_over: Callable[[], bool] = lambda: False
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing from outside has ended the stream, or asked for its end."""
+        return self.ended is None and self.asked is None
 
     def sender_event(self, event: WorkerEvent) -> None:
         match event:
@@ -240,10 +251,11 @@ class _Pump:
     hooks: ResponseHooks
     run: ResponseRun
     replay: Replay
+    watch: _Watch
     closing: bool = False
 
     async def serve(self, value: object) -> None:
-        """Call the engine, write the prologue, then each item with back-pressure."""
+        """Call the engine, write the prologue, each item with back-pressure, and the usual end."""
         stream = await self.engine.start(value, self.context)
         try:
             self.sender.write_prologue()
@@ -257,6 +269,15 @@ class _Pump:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
+        if self.run.exhausted and self.watch.calm:
+            self._write_end()
+
+    def _write_end(self) -> None:
+        """Write final and sentinel here, where they leave with the last item."""
+        self.run.complete = True
+        body = encode_final(self.codec)
+        self.hooks.final_written(len(body))
+        self.sender.write_end(body)
 
     async def _write_items(self, stream: AsyncIterator[Any]) -> None:
         """Write each item. What is looked up once here is looked up for every item otherwise."""
@@ -338,7 +359,7 @@ def _conclude(
     elif error is not None:
         run.end, run.error = _engine_end(run, error), error
     else:
-        run.end = watch.asked or StreamEnd.DONE
+        run.end = StreamEnd.DONE if run.complete else watch.asked or StreamEnd.DONE
 
 
 def _engine_end(run: ResponseRun, error: BaseException) -> StreamEnd:

@@ -201,6 +201,11 @@ class FrameConnection(asyncio.Protocol):
         """
         self.write_sized(buffers, sum(map(len, buffers)))
 
+    def queue(self, frame: bytes) -> None:
+        """Queue a frame that leaves with what is written next, or at :meth:`flush`."""
+        self._pending.append(frame)
+        self._pending_bytes += len(frame)
+
     def write_sized(self, buffers: Sequence[bytes], size: int) -> None:
         """Do the same; ``size`` is the length of all buffers together.
 

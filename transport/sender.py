@@ -66,6 +66,7 @@ class ResponseSender:
         self.response_bytes = 0
         self._end = WorkerEnd()
         self._linger = linger
+        self._sentinel_queued = False
         self._listener: Callable[[WorkerEvent], None] | None = None
         self._peer_finished = Latch()
         self._answered = Latch()
@@ -162,14 +163,20 @@ class ResponseSender:
     def send_handshake(self, subject: str, offer: ResumeOffer | None = None) -> None:
         """Write the handshake; with an offer that is not fresh :meth:`resume_answer` comes next.
 
+        A fresh one is only queued: what the engine has to say at once leaves with it.
+
         Raises:
             PublishError: If the connection was lost meanwhile, or the requester ended it.
         """
         if self._end.state is WorkerState.ABORTED:
             raise self.lost or PublishError("ended before the handshake", client_gone=True)
-        if offer is not None and not offer.fresh:
+        frame = self._end.handshake(subject, offer)
+        if self.fresh:
+            self.connection.queue(frame)
+            return
+        if offer is not None:
             self.connection.allow(_ANSWER_LIMITS)
-        self.connection.write(self._end.handshake(subject, offer))
+        self.connection.write(frame)
         self.connection.flush()  # to the transport; a new connection has room for it
 
     async def resume_answer(self, within: float, codec: PayloadCodec) -> ResumeAnswer:
@@ -279,8 +286,18 @@ class ResponseSender:
         self._end.advance(WorkerEvent.FINAL)
         self.connection.write(*data_frame(body))
 
+    def write_end(self, body: bytes) -> None:
+        """Queue the complete-final frame and the sentinel: nothing can follow.
+
+        Raises:
+            PublishError: If the connection is lost.
+        """
+        self.write_final(body)
+        self.connection.write(SENTINEL_FRAME)
+        self._sentinel_queued = True
+
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
-        """Write the sentinel, flush, wait for the requester's FIN, close.
+        """Write the sentinel if it is not queued yet, flush, wait for the requester's FIN, close.
 
         Args:
             linger: Seconds to wait for the FIN; by default those of the constructor. ``None``
@@ -289,7 +306,7 @@ class ResponseSender:
         Raises:
             PublishError: If the connection is lost before every byte has left.
         """
-        if self._end.state is not WorkerState.ABORTED:
+        if self._end.state is not WorkerState.ABORTED and not self._sentinel_queued:
             self.connection.write(SENTINEL_FRAME)
         await self.connection.drain_all()
         if self._end.state is not WorkerState.ABORTED:

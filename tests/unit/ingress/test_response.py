@@ -94,7 +94,9 @@ async def test_run_tells_what_was_written(stream: Stream) -> None:
         yield {"i": 1}
 
     run = await stream.run(two)
-    assert run == ResponseRun(end=StreamEnd.DONE, items=2, accepted=True, exhausted=True)
+    assert run == ResponseRun(
+        end=StreamEnd.DONE, items=2, accepted=True, exhausted=True, complete=True
+    )
     assert (stream.accepted, stream.written, stream.sent) == (1, [48, 48], 2)
     for _ in range(3):
         await stream.requester.frame()

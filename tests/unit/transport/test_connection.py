@@ -1,7 +1,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -12,6 +12,7 @@ from typing_extensions import override
 from dialback.errors import FrameTooLargeError, ProtocolError, PublishError
 from dialback.transport.connection import FrameConnection, keepalive_options
 from dialback.transport.two_part import FrameLimits, TwoPartMessage, encode
+from support.fake_transport import FakeTransport
 from support.scripted_requester import STOP, CallHome, ScriptedRequester
 
 MIB = 1024 * 1024
@@ -50,61 +51,6 @@ class Recorder:
     def connection_lost(self, error: PublishError | None) -> None:
         self.error = error
         self.closed.set()
-
-
-class FakeTransport(asyncio.Transport):
-    """A transport that sends nothing by itself."""
-
-    def __init__(self, unsent: Iterable[int] = (), *, forgets_to_pause: bool = False) -> None:
-        super().__init__()
-        self.calls: list[bytes] = []
-        self.protocol: FrameConnection | None = None
-        self._unsent = iter(unsent)
-        self._forgets = forgets_to_pause
-        self._buffered = 0
-        self._high = 0
-        self._closing = False
-
-    @override
-    def is_closing(self) -> bool:
-        return self._closing
-
-    @override
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.writelines([data])
-        self._pause_if_over()
-
-    @override
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        data = b"".join(list_of_data)
-        self.calls.append(data)
-        self._buffered += len(data)
-        if not self._forgets:
-            self._pause_if_over()
-
-    @override
-    def get_write_buffer_size(self) -> int:
-        return next(self._unsent, self._buffered)
-
-    @override
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert high is not None
-        self._high = high
-        self._pause_if_over()
-
-    def _pause_if_over(self) -> None:
-        if self.protocol is not None and self._buffered > self._high:
-            self.protocol.pause_writing()
-
-    @override
-    def abort(self) -> None:
-        self._closing = True
-        assert self.protocol is not None
-        self.protocol.connection_lost(None)
-
-    def join(self, connection: FrameConnection) -> None:
-        connection.connection_made(self)
-        self.protocol = connection
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ async def _offered(requester: ScriptedRequester) -> tuple[ResponseSender, CallHo
 
 async def _fresh(requester: ScriptedRequester) -> tuple[ResponseSender, CallHome]:
     sender, home = await _dialled(requester, FRESH)
+    sender.connection.flush()  # it would leave with what the engine says
     assert await home.frame() == FRESH_HANDSHAKE
     return sender, home
 

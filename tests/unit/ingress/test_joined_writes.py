@@ -1,0 +1,120 @@
+"""What leaves together: each write is a system call here and a read at the requester's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import pytest
+
+from dialback.ingress.context import Context
+from dialback.ingress.engine import Engine
+from dialback.ingress.response import ResponseHooks, ResponseRun, StreamEnd, run_response
+from dialback.outcomes import Revocation, Revoked
+from dialback.transport.messages import PayloadCodec, ResumeOffer
+from dialback.transport.response_stream import SENTINEL_FRAME, STOP_FRAME
+from dialback.transport.sender import ResponseSender
+from support.fake_transport import FakeTransport
+from support.frames import decode_all
+from support.ingress_rig import ACCEPTED, FINAL, FINAL_BYTES, item
+
+FRESH = ResumeOffer(delivery=1, epoch=5, fresh=True)
+ASKS = ResumeOffer(delivery=2, epoch=5)
+
+
+class Stream:
+    """A stream that was dialled just now."""
+
+    def __init__(self, offer: ResumeOffer | None) -> None:
+        self.transport = FakeTransport()
+        self.sender = ResponseSender()
+        self.transport.join(self.sender.connection)
+        self.sender.send_handshake("s", offer)
+        self.revocation = Revocation()
+        self.finals: list[int] = []
+
+    async def run(self, generate: Callable[[Any], AsyncIterator[Any]]) -> ResponseRun:
+        return await run_response(
+            Engine(generate, name="mine"),
+            None,
+            Context("r1"),
+            self.sender,
+            codec=PayloadCodec.JSON,
+            revocation=self.revocation,
+            stop_grace=10,
+            hooks=ResponseHooks(final_written=self.finals.append),
+        )
+
+
+async def two(_: object) -> AsyncIterator[int]:
+    for number in range(2):
+        yield number
+
+
+async def test_a_first_delivery_with_a_quick_engine_is_one_write() -> None:
+    stream = Stream(FRESH)
+    assert stream.transport.calls == []
+    run = await stream.run(two)
+    (written,) = stream.transport.calls
+    assert written.endswith(ACCEPTED + item(0) + item(1) + FINAL + SENTINEL_FRAME)
+    assert len(decode_all(written)) == 6
+    assert (run.end, run.items, run.complete) == (StreamEnd.DONE, 2, True)
+    assert stream.finals == [FINAL_BYTES]
+
+
+@pytest.mark.parametrize("offer", [None, ASKS], ids=["plain", "asks"])
+async def test_a_handshake_that_somebody_waits_for_leaves_at_once(
+    offer: ResumeOffer | None,
+) -> None:
+    assert len(Stream(offer).transport.calls) == 1
+
+
+async def test_a_fresh_handshake_does_not_wait_for_an_engine_that_takes_its_time() -> None:
+    stream, called, gate = Stream(FRESH), asyncio.Event(), asyncio.Event()
+
+    async def slow(_: object) -> AsyncIterator[int]:
+        called.set()
+        await gate.wait()
+        return two(None)
+
+    running = asyncio.create_task(stream.run(cast("Callable[[Any], AsyncIterator[Any]]", slow)))
+    await called.wait()
+    await asyncio.sleep(0)  # the turn is over
+    assert [len(decode_all(written)) for written in stream.transport.calls] == [1]
+    gate.set()
+    await running
+
+
+async def test_a_stream_that_was_asked_to_stop_is_not_ended_by_the_engines_task() -> None:
+    stream = Stream(FRESH)
+
+    async def stopped(_: object) -> AsyncIterator[int]:
+        yield 0
+        stream.sender.connection.data_received(STOP_FRAME)
+
+    run = await stream.run(stopped)
+    assert (run.end, run.exhausted, run.complete) == (StreamEnd.STOPPED, True, False)
+    assert stream.finals == []
+
+
+async def test_what_happens_after_the_final_does_not_change_how_it_ended() -> None:
+    stream = Stream(FRESH)
+
+    async def shut_down(_: object) -> AsyncIterator[int]:
+        yield 0
+        # Runs when the engine has ended, and before anybody has noticed.
+        asyncio.get_running_loop().call_soon(stream.revocation.set, Revoked.SHUTDOWN)
+
+    run = await stream.run(shut_down)
+    assert stream.revocation.reason is Revoked.SHUTDOWN
+    assert (run.end, run.complete) == (StreamEnd.DONE, True)
+
+
+async def test_an_engine_that_fails_after_its_items_has_no_end_written() -> None:
+    stream = Stream(FRESH)
+
+    async def fails(_: object) -> AsyncIterator[int]:
+        yield 0
+        raise ValueError
+
+    run = await stream.run(fails)
+    assert (run.end, run.complete, stream.finals) == (StreamEnd.FAILED, False, [])
