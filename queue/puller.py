@@ -36,7 +36,7 @@ from dialback.queue.standing import Standing
 
 logger = logging.getLogger(__name__)
 
-_SOON: Final = 0.001  # seconds
+_SOON: Final = 0.02  # seconds; nothing has to be asked for until then
 _MAX_BACKOFF: Final = 1.0
 _FLUSH_TIMEOUT: Final = 2  # nats-py's 10 would use up a shutdown budget
 

@@ -3,9 +3,9 @@
 A message that comes is delivered by a pull that the server has already, and the pull is replaced
 at once. A worker with nothing in hand asks each lane for one message, because whatever stands when
 it freezes takes a message with it for the length of a lease. It asks for more when more wait behind
-one that came, and a busy one for a quarter of what it has in hand (all that goes with it in a
-freeze, too): one pull for each message cost a tenth of its request. Never for more than there are
-slots.
+one that came; a busy one asks the lanes that bring something for a quarter of what it has in hand
+(all that goes with it in a freeze, too): one pull for each message cost a tenth of its request.
+Never for more than there are slots.
 
 Source: ADR-13 (status codes), jetstream section 1.4.
 """
@@ -16,7 +16,7 @@ from typing import Final
 from dialback.queue.pulls import NO_MESSAGES
 
 _HEARTBEAT: Final = "100"
-_PART: Final = 4  # of what is in hand, so much may stand on all lanes together
+_PART: Final = 4  # of what is in hand, this part may stand on a lane
 
 
 class Standing:
@@ -41,9 +41,10 @@ class Standing:
         self.expired = False
         self.failed: tuple[str, str] | None = None
         self._lane_of = {reply: lane for lane, reply in replies.items()}
-        self._share = 1  # of each lane, while nothing waits there
+        self._in_hand = 0
         self._credit = dict.fromkeys(self.lanes, 0)
         self._behind = dict.fromkeys(self.lanes, 0)
+        self._busy: set[str] = set()
         self._heard = dict.fromkeys(self.lanes, now)
 
     @property
@@ -63,8 +64,8 @@ class Standing:
             room: How many more messages of any lane there are slots for.
         """
         asked = self._credit.values()
-        enough = all(credit > self._share // 2 for credit in asked)
-        return enough and not any(self._behind.values()) and sum(asked) <= room
+        enough = all(credit > self._share(lane) // 2 for lane, credit in self._credit.items())
+        return enough and sum(asked) <= room
 
     def top_up(
         self, rooms: Mapping[str, int], most: int, in_hand: int = 0
@@ -79,7 +80,7 @@ class Standing:
             most: Most messages in one pull.
             in_hand: Messages that are being worked on.
         """
-        self._share = max(1, in_hand // (_PART * len(self.lanes)))
+        self._in_hand = in_hand
         asked, more = sum(self._credit.values()), dict[str, int]()
         for lane, room in rooms.items():
             wanted = self._wanted(lane, room, asked)
@@ -93,8 +94,7 @@ class Standing:
         return more
 
     def _wanted(self, lane: str, room: int, asked: int) -> int | None:
-        credit, behind = self._credit[lane], self._behind[lane]
-        share = max(self._share, behind)
+        credit, behind, share = self._credit[lane], self._behind[lane], self._share(lane)
         if credit > share // 2:
             return 0
         wanted = min(share - credit, room - asked)
@@ -103,11 +103,17 @@ class Standing:
         crowded = behind > 0 or asked >= len(self.lanes)
         return None if crowded else 1
 
+    def _share(self, lane: str) -> int:
+        """How many messages a lane may be asked for."""
+        busy = self._in_hand // _PART if lane in self._busy else 1
+        return max(1, busy, self._behind[lane])
+
     def message(self, lane: str, behind: int, now: float) -> None:
         """A message came, and so many wait behind it."""
         if lane in self.lanes:
             self._credit[lane] = max(0, self._credit[lane] - 1)
             self._behind[lane] = behind
+            self._busy.add(lane)
             self._heard[lane] = now
 
     def status(self, reply: str, status: str, now: float) -> bool:

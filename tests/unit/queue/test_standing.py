@@ -24,26 +24,33 @@ def test_each_lane_is_asked_for_one_message_that_a_frozen_worker_would_keep(room
     assert topped_up(standing(), room) == [1, 1, 1]
 
 
-def test_a_busy_worker_asks_for_a_quarter_of_what_it_has_in_hand() -> None:
-    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
-    assert pulls.top_up(rooms, MOST, in_hand=60) == dict.fromkeys(LANES, 5)
+def test_a_busy_worker_asks_lanes_that_bring_something_for_a_quarter_of_what_it_has() -> None:
+    pulls = standing()
+    rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
+    assert pulls.top_up(rooms, MOST, in_hand=20) == dict.fromkeys(LANES, 1)
+    pulls.message("normal", 0, 1.0)
+    assert not pulls.at_ease(1000)
+    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 5}
     for _ in range(2):
         pulls.message("normal", 0, 1.0)
         assert pulls.at_ease(1000)
-        assert pulls.top_up(rooms, MOST, in_hand=60) == {}
+        assert pulls.top_up(rooms, MOST, in_hand=20) == {}
     pulls.message("normal", 0, 1.0)
     assert not pulls.at_ease(1000)
-    assert pulls.top_up(rooms, MOST, in_hand=60) == {"normal": 3}
+    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 3}
 
 
 def test_a_worker_that_is_not_busy_any_more_asks_for_one_message_again() -> None:
-    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
-    pulls.top_up(rooms, MOST, in_hand=60)
+    pulls = standing()
+    rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
+    pulls.top_up(rooms, MOST)
+    pulls.message("normal", 0, 1.0)
+    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 5}
     for _ in range(4):
         pulls.message("normal", 0, 1.0)
-        assert pulls.top_up(rooms, MOST, in_hand=11) == {}
+        assert pulls.top_up(rooms, MOST, in_hand=3) == {}
     pulls.message("normal", 0, 1.0)
-    assert pulls.top_up(rooms, MOST, in_hand=11) == {"normal": 1}
+    assert pulls.top_up(rooms, MOST, in_hand=3) == {"normal": 1}
 
 
 def test_no_pull_is_larger_than_the_consumer_allows() -> None:
