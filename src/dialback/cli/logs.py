@@ -22,8 +22,10 @@ def set_up_logs(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Not shown, and half of what a line costs.
+    # Not shown, and half of what a line costs; the last one is who called, as logging's own
+    # documentation of its optimisations has it.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     # nats-py logs each failed reconnect with a traceback; we log the event ourselves.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
 
