@@ -25,6 +25,7 @@ from dialback.errors import DialbackError, ServerUnavailableError
 from dialback.queue.connection import ConnectionEvents, ServerAddress, close, connect
 from dialback.queue.delivery import IN_PROGRESS
 from dialback.queue.loop_clock import LoopClock
+from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
@@ -117,38 +118,53 @@ class LeaseKeeper:
         self._leases: dict[str, Lease] = {}
         self._owner: asyncio.AbstractEventLoop | None = None
         self._clock = LoopClock(time.monotonic())
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._renewer: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the thread's
+        self._stop = asyncio.Event()  # set on the thread's loop
         self._failure: BaseException | None = None
         self._started = threading.Event()
 
     async def start(self) -> None:
         """Start the thread and wait until it is connected.
 
+        If this fails or is cancelled, the thread ends by itself; :meth:`stop` waits for that.
+
         Raises:
-            ServerUnavailableError: If no server answers in time.
+            ServerUnavailableError: If no server answers in time, or :meth:`stop` was called.
             QueueError: If it cannot connect.
         """
         self._owner = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="dialback-leases", daemon=True)
-        self._thread.start()
+        self._loop = loop = asyncio.new_event_loop()  # here: a stop may come before the thread runs
+        renewer = threading.Thread(
+            target=self._run, args=(loop,), name="dialback-leases", daemon=True
+        )
+        renewer.start()
+        self._renewer = renewer
         limit = 3 * self._within  # a probe, the connect itself, and closing after them
-        if not await asyncio.to_thread(self._started.wait, limit):
-            self._request_stop()
+        in_time = False
+        try:
+            in_time = await asyncio.to_thread(self._started.wait, limit)
+        finally:
+            if not in_time:
+                self._request_stop()
+        if not in_time:
             raise ServerUnavailableError(f"the lease thread did not connect in {limit:g} s")
         if self._failure is not None:
             raise self._failure
 
     async def stop(self) -> None:
-        """Stop renewing and close the connection."""
+        """Stop renewing and close the connection; whatever :meth:`start` came to."""
         self._request_stop()
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, _STOP_TIMEOUT)
+        if self._renewer is None:
+            return
+        await asyncio.to_thread(self._renewer.join, _STOP_TIMEOUT)
+        if self._renewer.is_alive():
+            logger.warning("the lease thread does not end")
 
     def _request_stop(self) -> None:
-        if self._loop is not None and self._stop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the thread has ended
+                self._loop.call_soon_threadsafe(self._stop.set)
 
     def add(self, reply: str, on_lost: Callable[[], None], *, asked: float = 0.0) -> Lease:
         """Keep the lease of a delivery that is handed over now.
@@ -206,9 +222,10 @@ class LeaseKeeper:
 
     # --- on the thread ----------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            asyncio.run(self._keep())
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._keep())
         except DialbackError as error:
             self._failure = error
         except Exception as error:
@@ -219,15 +236,7 @@ class LeaseKeeper:
             self._started.set()
 
     async def _keep(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        client = await connect(
-            self._server,
-            name=self._name,
-            role="lease",
-            within=self._within,
-            events=ConnectionEvents(closed=self._closed),
-        )
+        client = await self._connect()
         self._started.set()
         interval = self._ack_wait / RENEWALS_PER_LEASE
         renewals: set[asyncio.Task[None]] = set()
@@ -242,6 +251,23 @@ class LeaseKeeper:
             for task in renewals:
                 task.cancel()
             await close(client)
+
+    async def _connect(self) -> Client:
+        """Connect; a stop cuts it short."""
+        opening = connect(
+            self._server,
+            name=self._name,
+            role="lease",
+            within=self._within,
+            events=ConnectionEvents(closed=self._closed),
+        )
+        connecting = asyncio.create_task(opening, name="connect-leases")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await cancel_and_wait(connecting, stopping)
+        if connecting.cancelled():
+            raise ServerUnavailableError("the lease thread was stopped before it was connected")
+        return connecting.result()
 
     async def _renew(self, client: Client, lease: Lease) -> None:
         now = time.monotonic()
@@ -279,7 +305,7 @@ class LeaseKeeper:
         self._tell_owner(lease.on_lost)
 
     def _closed(self) -> None:
-        if self._stop is None or not self._stop.is_set():
+        if not self._stop.is_set():
             self._tell_owner(self._on_closed)
 
     def _tell_owner(self, callback: Callable[[], None]) -> None:

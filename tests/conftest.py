@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import threading
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
@@ -14,6 +15,9 @@ from dialback.queue.topology import Endpoint
 from support import figures
 
 _TERMINAL = {"FORCE_COLOR", "NO_COLOR", "COLUMNS"}
+_LEASE_THREAD = "dialback-leases"
+_CLOSING = 10.0  # seconds for a lease thread to close its connection after its test
+_blamed: set[threading.Thread] = set()  # so that a thread fails one test, and not all after it
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -28,6 +32,18 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("DIALBACK_", "NATS_", "DYN_")) or name in _TERMINAL:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_lease_thread_is_left() -> Generator[None]:
+    """Fail the test that leaves a lease thread behind: it would disturb other tests later."""
+    yield
+    left = {thread for thread in threading.enumerate() if thread.name == _LEASE_THREAD} - _blamed
+    for thread in left:
+        thread.join(_CLOSING)
+    running = {thread for thread in left if thread.is_alive()}
+    _blamed.update(running)
+    assert not running, "this test leaves a lease thread behind"
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,10 @@ class SwallowingSender(ResponseSender):
         self.response_bytes += len(body)
 
     @override
+    def write_end(self, body: bytes) -> None:
+        self.response_bytes += len(body)
+
+    @override
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
         pass
 

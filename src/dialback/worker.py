@@ -151,8 +151,8 @@ class Worker:
         stack.push_async_callback(self._shut_engine_down)
         await self._engine.startup()
         leases = self._parts.leases(on_closed=self._on_closed, report=self._supervisor)
+        stack.push_async_callback(leases.stop)  # first: a cancelled start leaves a thread, too
         await leases.start()
-        stack.push_async_callback(leases.stop)
         for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._engine_life.watch())):
             task = asyncio.create_task(work, name=name)
             stack.push_async_callback(cancel_and_wait, task, within=_LAST_PULSE)

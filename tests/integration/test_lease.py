@@ -1,13 +1,14 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 
+from dialback import Context, Settings, Worker, WorkerExit
 from dialback.queue.client import QueueClient
 from dialback.queue.connection import ServerAddress, connect
 from dialback.queue.delivery import ACK
@@ -34,6 +35,10 @@ class Lost:
     async def wait(self) -> None:
         async with asyncio.timeout(LIMIT):
             await self.event.wait()
+
+
+async def echo(request: Any, context: Context) -> AsyncIterator[Any]:
+    yield request
 
 
 @asynccontextmanager
@@ -184,6 +189,25 @@ async def test_stopping_ends_the_thread(nats_server: EmbeddedServer) -> None:
     async with keeping(nats_server.url):
         assert threads() == ["dialback-leases"]
     assert threads() == []
+
+
+async def test_a_worker_told_to_end_while_its_leases_connect_leaves_no_thread(
+    nats_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting = threading.Event()
+
+    async def hangs(*_: object, **__: object) -> Client:
+        connecting.set()
+        return await asyncio.Future[Client]()
+
+    monkeypatch.setattr("dialback.queue.lease.connect", hangs)
+    settings = Settings.load(server=nats_server.url, status_port=-1)
+    worker = Worker(echo, endpoint=str(endpoint), settings=settings)
+    running = asyncio.create_task(worker.run(signals=False))
+    await asyncio.to_thread(connecting.wait, LIMIT)
+    worker.stop()
+    assert await running is WorkerExit.CLEAN
+    assert "dialback-leases" not in [t.name for t in threading.enumerate()]
 
 
 async def test_stopping_without_a_server_ends_the_thread_too(own_server: EmbeddedServer) -> None:

@@ -5,6 +5,7 @@ import time
 import nats.errors
 import pytest
 from nats.aio.client import Client
+from typing_extensions import override
 
 from dialback.errors import ServerUnavailableError
 from dialback.queue.connection import ServerAddress
@@ -12,6 +13,8 @@ from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.queue.loop_clock import LoopClock
 from support.black_hole import NobodyListens
 from support.fake_jetstream import FakeJetStream
+
+LIMIT = 30.0  # seconds; reached only by a test that fails
 
 
 def keeper(url: str = "nats://127.0.0.1:1") -> LeaseKeeper:
@@ -105,20 +108,133 @@ def test_a_message_is_late_when_its_lease_may_end_before_a_renewal() -> None:
     assert not leases.came_late(now)  # it was asked for just now
 
 
-async def test_a_start_that_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = threading.Event()
+class Connecting:
+    """A connect that ends only when it is cancelled, and then with an error or as told."""
 
-    async def slow(*_: object, **__: object) -> Client:
-        await asyncio.to_thread(gate.wait)
-        raise ServerUnavailableError("at last")
+    def __init__(self, client: Client | None = None) -> None:
+        self.entered = threading.Event()
+        self.cancelled = False
+        self._client = client
 
-    monkeypatch.setattr("dialback.queue.lease.connect", slow)
+    async def __call__(self, *_: object, **__: object) -> Client:
+        self.entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            if self._client is None:
+                raise
+        assert self._client is not None
+        return self._client
+
+
+@pytest.fixture
+def connecting(monkeypatch: pytest.MonkeyPatch) -> Connecting:
+    """Every connect hangs."""
+    connect = Connecting()
+    monkeypatch.setattr("dialback.queue.lease.connect", connect)
+    return connect
+
+
+async def ended(leases: LeaseKeeper) -> bool:
+    """Whether the thread ends, nobody having stopped it."""
+    renewer = leases._renewer  # pyright: ignore[reportPrivateUsage]
+    assert renewer is not None
+    await asyncio.to_thread(renewer.join, LIMIT)
+    return not renewer.is_alive()
+
+
+async def test_a_start_that_takes_too_long_fails_and_its_thread_ends(
+    connecting: Connecting,
+) -> None:
     leases = LeaseKeeper(ServerAddress(), name="t", ack_wait=1.0, within=0.01)
     with pytest.raises(ServerUnavailableError, match=r"did not connect in 0\.03 s"):
         await leases.start()
-    gate.set()
+    assert await ended(leases)
+    assert connecting.cancelled
+
+
+async def test_the_thread_of_a_cancelled_start_ends(connecting: Connecting) -> None:
+    leases = keeper()
+    starting = asyncio.create_task(leases.start())
+    await asyncio.to_thread(connecting.entered.wait, LIMIT)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert await ended(leases)
+    assert connecting.cancelled
+
+
+async def test_a_stop_cuts_a_connect_short_and_the_start_fails(connecting: Connecting) -> None:
+    leases = keeper()
+    starting = asyncio.create_task(leases.start())
+    await asyncio.to_thread(connecting.entered.wait, LIMIT)
     await leases.stop()
-    assert "dialback-leases" not in [thread.name for thread in threading.enumerate()]
+    assert await ended(leases)
+    with pytest.raises(ServerUnavailableError, match="stopped before it was connected"):
+        await starting
+
+
+async def test_a_connect_that_succeeds_all_the_same_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """nats-py may lose a cancellation."""
+    client = Client()
+    connect = Connecting(client)
+    closed: list[Client] = []
+
+    async def close(client: Client) -> None:
+        closed.append(client)
+
+    monkeypatch.setattr("dialback.queue.lease.connect", connect)
+    monkeypatch.setattr("dialback.queue.lease.close", close)
+    leases = keeper()
+    starting = asyncio.create_task(leases.start())
+    await asyncio.to_thread(connect.entered.wait, LIMIT)
+    await leases.stop()
+    await starting
+    assert await ended(leases)
+    assert closed == [client]
+
+
+class LateThread(LeaseKeeper):
+    """Its thread has begun, and its event loop runs only when the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(ServerAddress(), name="t", ack_wait=1.0)
+        self.gate = threading.Event()
+
+    @override
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.gate.wait(LIMIT)
+        super()._run(loop)
+
+
+async def test_a_stop_before_the_threads_loop_runs_is_heard(connecting: Connecting) -> None:
+    leases = LateThread()
+    starting = asyncio.create_task(leases.start())
+    stopping = asyncio.create_task(leases.stop())
+    await asyncio.sleep(0)  # both have done what they do at once
+    leases.gate.set()
+    await stopping
+    assert await ended(leases)
+    with pytest.raises(ServerUnavailableError, match="stopped before it was connected"):
+        await starting
+
+
+async def test_a_thread_that_does_not_end_in_time_is_told(
+    connecting: Connecting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dialback.queue.lease._STOP_TIMEOUT", 0.0)
+    leases = LateThread()
+    starting = asyncio.create_task(leases.start())
+    await asyncio.sleep(0)
+    await leases.stop()
+    assert caplog.messages == ["the lease thread does not end"]
+    leases.gate.set()
+    assert await ended(leases)
+    with pytest.raises(ServerUnavailableError):
+        await starting
 
 
 @pytest.mark.parametrize(
