@@ -5,7 +5,7 @@ nothing of handshakes or items; what a frame means is the business of its
 :class:`FrameHandler`. All calls are made on the event loop.
 
 Writes are joined: those of one loop turn always, those of a stream that writes in turn after turn
-for 2 ms, and for four turns where they take longer: a loop with so much to do is slowed down most
+for 2 ms, and for six turns where that is longer: a loop with so much to do is slowed down most
 by its system calls. So a stream of small items costs few of them (docs/performance.md has the
 figures). What an engine yields without awaiting is bounded by
 :attr:`FrameConnection.breath_due`.
@@ -29,7 +29,7 @@ _HIGH_WATER_BYTES: Final = 256 * 1024
 _MAX_WRITES: Final = 256  # before the writer should breathe
 _MAX_SECONDS: Final = 0.002  # the same; and what is written waits no longer, as a rule
 _HOT_STREAK: Final = 3  # turns
-_HOT_TURNS: Final = 4  # that a stream which writes in each of them is given for one write
+_HOT_TURNS: Final = 6  # that a stream which writes in each of them is given for one write
 _MAX_DELAY: Final = 0.05  # seconds; those turns together are no longer
 _LARGE_BUFFER: Final = 4096  # bytes; from here on a copy costs more than a system call's vector
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST

@@ -169,8 +169,11 @@ async def test_large_frames_leave_before_the_turn_ends_and_still_make_the_writer
     assert connection.breath_due
 
 
-async def test_a_stream_that_writes_turn_after_turn_is_given_2_ms_to_write_more(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("turn", "given"), [(0.0, 0.002), (0.0001, 0.002), (0.008, 0.048), (0.03, 0.05)]
+)
+async def test_a_stream_that_writes_turn_after_turn_is_given_time_to_write_more(
+    monkeypatch: pytest.MonkeyPatch, turn: float, given: float
 ) -> None:
     connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
     transport.join(connection)
@@ -186,17 +189,21 @@ async def test_a_stream_that_writes_turn_after_turn_is_given_2_ms_to_write_more(
     monkeypatch.setattr(loop, "call_later", call_later)
     for number in range(4):
         connection.write(b"%d" % number)
+        now += turn
         await _turns(1)
     assert transport.calls == [b"0", b"1", b"2", b"3"]  # the first ones leave at once
-    for number in range(4, 8):
+    connection.write(b"4")
+    [(seconds, flush)] = later
+    assert seconds == pytest.approx(given)
+    for number in range(5, 8):
+        now += given / 4
         connection.write(b"%d" % number)
+        assert not connection.breath_due, "the loop turns"
         await _turns(1)
     assert transport.calls[4:] == []
-    [(seconds, flush)] = later
-    assert seconds == 0.002
     flush()
     assert transport.calls[4:] == [b"4567"]
-    now += 0.003  # a pause: whoever writes again after it is not kept waiting
+    now += 0.1  # a pause: whoever writes again after it is not kept waiting
     connection.write(b"8")
     await _turns(1)
     assert transport.calls[5:] == [b"8"]
