@@ -101,11 +101,16 @@ class Puller:
 
         Whoever is served at this moment should not wait for it.
         """
-        standing = self._standing
-        if standing is None or not standing.at_ease(min(map(self._room, self._lanes))):
+        if not self._at_ease():
             self._kick.set()
         elif self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
+
+    def _at_ease(self) -> bool:
+        standing = self._standing
+        if standing is None or len(standing.lanes) < len(self._lanes):
+            return False
+        return standing.at_ease(min(map(self._room, self._lanes)))
 
     def reset(self) -> None:
         """The connection was re-established: the server has forgotten our pulls."""
