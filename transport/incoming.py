@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from dialback.errors import ProtocolError, PublishError
@@ -84,6 +85,8 @@ class IncomingConnection:
 
     def data_parts_received(self, parts: list[bytes]) -> None:
         """Take data-only frames of the worker: items, as a rule."""
+        if self._dismissed:
+            return
         receiver, taken = self._receiver, 0
         if receiver is not None and self._end.state is RequesterState.STREAMING:
             taken = receiver.receive_bodies(parts)
@@ -151,14 +154,21 @@ class IncomingConnection:
     # --- the stream's side ------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """Write a frame; a connection that is gone needs none. A kill is the last one."""
-        try:
-            self.connection.write(frame)
-        except PublishError:
+        """Write a frame; a connection that is gone needs none. A kill is the last one.
+
+        What the worker still writes is dropped; see :meth:`dismiss` for why it is read.
+        """
+        if self._dismissed:
             return
-        self.connection.flush()
+        self._write(frame)
         if frame is KILL_FRAME:
-            self.connection.close()
+            self._dismissed = True
+            self._in_its_own_turn(self._leave)
+
+    def _write(self, frame: bytes) -> None:
+        with suppress(PublishError):
+            self.connection.write(frame)
+            self.connection.flush()
 
     def hold_back(self, value: bool) -> None:
         """Stop or resume reading."""
@@ -168,10 +178,11 @@ class IncomingConnection:
             self.connection.resume_reading()
 
     def close(self) -> None:
-        """Kill the stream that is received here, and close."""
+        """Kill the stream that is received here, and close: at once, or when its worker does."""
         if self._receiver is not None:
             self._receiver.kill()
-        self.connection.close()
+        if not self._dismissed:
+            self.connection.close()
 
     def discard(self) -> None:
         """A newer worker serves the stream: this one's subject is spent."""
@@ -193,7 +204,10 @@ class IncomingConnection:
         self._in_its_own_turn(self._take_leave, frame)
 
     def _take_leave(self, frame: bytes) -> None:
-        self.send(frame)
+        self._write(frame)
+        self._leave()
+
+    def _leave(self) -> None:
         self.connection.half_close()
         self.connection.resume_reading()
         self._close_later()

@@ -23,6 +23,7 @@ from dialback.transport.two_part import MAX_CONTROL_BYTES, MAX_DATA_BYTES, Frame
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for the first frame of a connection, as Dynamo 1.6 has it."""
 _BACKLOG: Final = 1024
+_CLOSING: Final = 1.0  # seconds for the connections that are left to close by themselves
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 -- only when asked for
 
 
@@ -134,10 +135,14 @@ class ResponseListener:
             incoming.close()
         if self._server is not None:
             self._server.close()
+        await self._wait_closed()  # a worker that was killed closes first
         for incoming in list(self._connections):
-            if not await incoming.connection.wait_closed(1.0):
-                incoming.connection.abort()
-                await incoming.connection.wait_closed(1.0)
+            incoming.connection.abort()
+        await self._wait_closed()
+
+    async def _wait_closed(self) -> None:
+        waiting = (incoming.connection.wait_closed(_CLOSING) for incoming in self._connections)
+        await asyncio.gather(*waiting)
 
     def _incoming(self) -> IncomingConnection:
         incoming = IncomingConnection(
