@@ -121,6 +121,9 @@ async def connect(
     except TimeoutError as error:
         await _discard(client)
         raise _unavailable(server, error) from error
+    except asyncio.CancelledError:
+        await _discard(client)
+        raise
     return client
 
 

@@ -95,6 +95,34 @@ async def test_a_server_that_dies_after_the_first_answer_is_given_up() -> None:
     assert connections > 1
 
 
+async def test_a_connect_that_is_cancelled_closes_what_it_opened() -> None:
+    connections = 0
+    again, over = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            writer.write(INFO)
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+        else:  # the probe has succeeded
+            again.set()
+        await reader.read()
+        await closed(writer)
+        if connections > 1:
+            over.set()
+
+    async with server(serve) as url:
+        connecting = asyncio.create_task(connect(ServerAddress(url=url), name="t", role="tests"))
+        await again.wait()
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        async with asyncio.timeout(10):
+            await over.wait()
+
+
 @pytest.mark.parametrize("setting", ["nkey_seed_file", "credentials_file"])
 async def test_a_file_of_credentials_that_is_not_there_is_a_setting_to_correct(
     setting: str, tmp_path: Path
