@@ -14,9 +14,9 @@ from dialback.outcomes import Revocation, Revoked
 from dialback.transport.address import CallHomePolicy, parse_address
 from dialback.transport.dial import Dialer, DialSettings
 from dialback.transport.messages import PayloadCodec
-from dialback.transport.response_stream import WorkerEvent
+from dialback.transport.response_stream import SENTINEL_FRAME, WorkerEvent
 from dialback.transport.sender import ResponseSender
-from support.ingress_rig import ACCEPTED, HANDSHAKE, PATIENT, item
+from support.ingress_rig import ACCEPTED, FINAL, HANDSHAKE, PATIENT, item
 from support.scripted_requester import KILL, STOP, CallHome, ScriptedRequester
 
 SUBJECT = "6f1d1a2e-3b4c-4d5e-8f60-718293a4b5c6"
@@ -98,9 +98,10 @@ async def test_run_tells_what_was_written(stream: Stream) -> None:
         end=StreamEnd.DONE, items=2, accepted=True, exhausted=True, complete=True
     )
     assert (stream.accepted, stream.written, stream.sent) == (1, [48, 48], 2)
-    for _ in range(3):
+    for _ in range(5):
         await stream.requester.frame()
-    expected = HANDSHAKE + ACCEPTED + item({"i": 0}) + item({"i": 1})
+    items = item({"i": 0}) + item({"i": 1})
+    expected = HANDSHAKE + ACCEPTED + items + FINAL + SENTINEL_FRAME
     assert bytes(stream.requester.received) == expected
 
 
