@@ -1,8 +1,10 @@
 """Where the answers to pulls arrive: the current inbox, and dropped ones that still listen.
 
 Dropping an inbox makes the server forget all pulls of it at once. The local subscription stays
-a while, because messages may be under way. Statuses are attributed by their subject; data
-carries the subject it was published to, so it can only be counted.
+a while, because messages may be under way. In a cluster that does not help: what another server
+sends while this one hears the UNSUB is thrown away, and comes again when its lease ends. Statuses
+are attributed by their subject; data carries the subject it was published to, so it can only be
+counted.
 
 Source: jetstream sections 1.3 and 1.4; ADR-13 (status codes).
 """
@@ -24,6 +26,7 @@ from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
 
 _LATE_GRACE: Final = 5.0  # seconds a dropped inbox listens at least for messages under way
 _MOST_DROPPED: Final = 256  # that still listen; a worker of one slot drops one for each request
+_LEFT: Final = "Nats-Pending-Messages"
 
 
 class PullInbox:
@@ -40,7 +43,7 @@ class PullInbox:
         stream: str,
         *,
         on_message: Callable[[Msg, DeliveryInfo, float], None],
-        on_status: Callable[[str, str], None],
+        on_status: Callable[[str, str, int | None], None],
     ) -> None:
         """Nothing is subscribed before the first pull.
 
@@ -49,8 +52,9 @@ class PullInbox:
             stream: Stream name.
             on_message: Takes a message, what its reply subject says, and a monotonic time
                 before which it had not been asked for.
-            on_status: Takes the reply subject of a pull, and the status that answers it. Not
-                called for pulls of a dropped inbox.
+            on_status: Takes the reply subject of a pull, the status that answers it, and how
+                many messages it could still have brought, where the server says so. Not called
+                for pulls of a dropped inbox.
         """
         self._client = client
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}."
@@ -60,6 +64,12 @@ class PullInbox:
         self._serial = 0
         self._dropped: deque[tuple[float, Subscription]] = deque()
         self.heard = 0.0
+
+    @property
+    def cancels(self) -> bool:
+        """Whether :meth:`drop` cancels pulls and loses nothing: the server is in no cluster."""
+        info = self._client._server_info  # pyright: ignore[reportPrivateUsage]
+        return "cluster" not in info
 
     async def open(self) -> None:
         """Subscribe, unless that was done; afterwards :meth:`new_reply` may be called."""
@@ -103,7 +113,10 @@ class PullInbox:
         if info is not None:
             self._on_message(message, info, asked)
         elif self._current is not None and message.subject.startswith(self._prefix()):
-            self._on_status(message.subject, (message.headers or {}).get("Status", ""))
+            headers = message.headers or {}
+            left = headers.get(_LEFT, "")
+            number = int(left) if left.isdecimal() else None
+            self._on_status(message.subject, headers.get("Status", ""), number)
 
     def _prefix(self) -> str:
         assert self._current is not None  # noqa: S101 -- opened before any pull

@@ -14,17 +14,22 @@ class PullSettings:
     """How to pull.
 
     Attributes:
-        expires: Seconds a lingering pull lives.
+        expires: Seconds a standing pull lives.
+        brief: Seconds a standing pull lives that may have to end sooner: one for several
+            messages, or one that cannot be cancelled.
         heartbeat: Seconds between the server's idle heartbeats; two missed ones are a fault.
         max_batch: Most messages in one pull; the consumer refuses more.
     """
 
     expires: float = 30.0
+    brief: float = 2.0
     heartbeat: float = 5.0
     max_batch: int = 64
 
-    def standing(self, batch: int) -> dict[str, int]:
-        """Return the request of a lingering pull for so many messages, as JetStream wants it."""
+    def standing(self, batch: int, *, brief: bool) -> dict[str, int]:
+        """Return the request of a standing pull for so many messages, as JetStream wants it."""
+        if brief:  # its end is the sign of life
+            return {"batch": batch, "expires": round(self.brief * _NS)}
         return {
             "batch": batch,
             "expires": round(self.expires * _NS),

@@ -3,10 +3,11 @@
 Two alternating steps. *Probe*: a ``no_wait`` pull on each lane, most urgent first, until the
 slots are filled; the server answers with messages, and with 404 when it has fewer. A lane that
 was empty a moment ago is passed over. *Stand by*: when all lanes are empty, a pull stands on
-each and is topped up as messages come, for as long as there are slots for all that comes; then
-dropping the inbox cancels the pulls. Any doubt (a reconnect, a lane's missing heartbeats, a
-status that is none of the ordinary ones) starts over. A lane that fails keeps no other lane
-waiting: the pass goes on, then the loop backs off.
+each and is topped up as messages come, for as long as there are slots for what comes. Then the
+pulls are cancelled by dropping the inbox. In a cluster that would lose messages: there they stand
+on until they end by themselves, soon, and what they bring to a full worker is handed back. Any
+doubt (a reconnect, a lane that is not heard, a status that is none of the ordinary ones) starts
+over. A lane that fails keeps no other lane waiting: the pass goes on, then the loop backs off.
 
 Source: jetstream sections 1.2 to 1.5 and 2.5; ADR-13 (pull requests and status codes).
 """
@@ -87,6 +88,7 @@ class Puller:
         self._probing = Probing(self._inbox)
         self._empty = EmptyLanes()
         self._standing: Standing | None = None
+        self._stands_by = False
         self._soon: asyncio.TimerHandle | None = None
         self._passes = self._failures = 0
 
@@ -107,10 +109,9 @@ class Puller:
             self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
 
     def _at_ease(self) -> bool:
-        standing = self._standing
-        if standing is None or len(standing.lanes) < len(self._lanes):
+        if not self._stands_by or self._standing is None:
             return False
-        return standing.at_ease(min(map(self._room, self._lanes)))
+        return self._standing.at_ease(min(map(self._room, self._lanes)))
 
     def reset(self) -> None:
         """The connection was re-established: the server has forgotten our pulls."""
@@ -140,7 +141,7 @@ class Puller:
     @property
     def has_room(self) -> bool:
         """Whether there is a slot for any lane: then a pull should be under way."""
-        return bool(self._open_lanes())
+        return any(self._room(lane) > 0 for lane in self._lanes)
 
     # --- the loop ---------------------------------------------------------------------
 
@@ -162,14 +163,14 @@ class Puller:
         self._kick.clear()
         if self._reset:
             self._reset = False
-            await self._inbox.drop()
+            await self._forget()
         if not self._client.is_connected or not self.has_room:
             await self._sleep(self._settings.heartbeat)
             return
         try:
-            await self._inbox.open()
-            if not await self._probe() and not self._told():
-                await self._stand_by()
+            standing = await self._begin()
+            if not await self._probe(standing) and not self._told():
+                await self._stand_by(standing)
             self._failures = 0
         except PullFailedError as error:
             await self._back_off(error.reason)
@@ -177,21 +178,38 @@ class Puller:
             self._events.failed(PullErrorKind.STATUS)
             await self._back_off(str(error))
 
+    async def _begin(self) -> Standing:
+        """Return what stands, if that can be relied on."""
+        if self._standing is not None:
+            self._check(self._standing)
+            if self._standing.lost:
+                await self._forget()
+        await self._inbox.open()
+        if self._standing is None:
+            self._standing = Standing({lane: self._inbox.new_reply() for lane in self._lanes})
+        return self._standing
+
+    async def _forget(self) -> None:
+        """Cancel all pulls, or give them up for lost."""
+        self._standing = None
+        await self._inbox.drop()
+
     def _told(self) -> bool:
         return self._stopping or self._reset
 
-    async def _probe(self) -> int:
+    async def _probe(self, standing: Standing) -> int:
         """Take what there is, and return how much; ask lanes that were empty just now last."""
         self._passes += 1
-        now, order = time.monotonic(), lane_order(self._lanes, self._passes)
+        now, empty = time.monotonic(), standing.empty
+        order = [lane for lane in lane_order(self._lanes, self._passes) if lane not in empty]
         first = [lane for lane in order if not self._empty.just_now(lane, now)]
-        taken = await self._probe_lanes(first)
+        taken = await self._probe_lanes(first, standing)
         if taken or min(map(self._room, self._lanes)) >= len(self._lanes):
             return taken
         # A message of each lane may come while we stand by, and there are not slots for all.
-        return await self._probe_lanes([lane for lane in order if lane not in first])
+        return await self._probe_lanes([lane for lane in order if lane not in first], standing)
 
-    async def _probe_lanes(self, lanes: Sequence[str]) -> int:
+    async def _probe_lanes(self, lanes: Sequence[str], standing: Standing) -> int:
         """Ask lanes in this order; only then raise what went wrong with one.
 
         Raises:
@@ -205,7 +223,7 @@ class Puller:
             if self._told() or wanted <= 0:
                 continue
             try:
-                taken += await self._probe_lane(lane, wanted)
+                taken += await self._probe_lane(lane, wanted, standing)
             except PullFailedError as error:
                 self._events.failed(error.kind)
                 self._repair.status_seen(error.reason, lane)
@@ -214,35 +232,57 @@ class Puller:
             raise failure
         return taken
 
-    async def _probe_lane(self, lane: str, wanted: int) -> int:
+    async def _probe_lane(self, lane: str, wanted: int, standing: Standing) -> int:
         probe = await self._probing.ask(lane, wanted)
         status = probe.done.result()
         if status in NO_MESSAGES:
             self._empty.found(lane, time.monotonic(), empty=True)
+            standing.found_empty(lane)
         if status != GIVEN_UP:
             self._events.pulled()
         return probe.received
 
-    async def _stand_by(self) -> None:
+    async def _stand_by(self, standing: Standing) -> None:
         """Keep a pull on all lanes, until they bring too much, or something else changes."""
-        settings = self._settings
-        replies = {lane: self._inbox.new_reply() for lane in self._open_lanes()}
-        standing = self._standing = Standing(replies, time.monotonic())
-        end = time.monotonic() + settings.expires
+        self._stands_by = True
         try:
-            while not self._is_over(standing) and time.monotonic() < end:
-                rooms = {lane: self._room(lane) for lane in replies}
-                more = standing.top_up(rooms, settings.max_batch, self._in_hand())
-                if more is None:
-                    break
-                for lane, wanted in more.items():
-                    await self._inbox.pull(lane, replies[lane], settings.standing(wanted))
-                await self._sleep(settings.heartbeat / 2)
+            await self._keep_topped_up(standing)
         finally:
-            self._standing = None
+            self._stands_by = False
+        if self._told() or self._in_doubt(standing):
+            return
+        if self._inbox.cancels:
             for lane in standing.empty:
                 self._empty.found(lane, time.monotonic(), empty=True)
-            await self._inbox.drop()
+            await self._forget()
+        if standing.under_way:
+            await self._client.flush(_FLUSH_TIMEOUT)  # they have arrived, so slots are counted
+
+    async def _keep_topped_up(self, standing: Standing) -> None:
+        settings = self._settings
+        while not self._told() and not self._in_doubt(standing):
+            rooms = {lane: self._room(lane) for lane in self._lanes}
+            if standing.in_the_way(rooms) if self._inbox.cancels else not any(rooms.values()):
+                return
+            now, in_hand = time.monotonic(), self._in_hand()
+            more = standing.top_up(rooms, settings.max_batch, now, in_hand=in_hand)
+            if more is None:
+                return
+            for lane, wanted in more.items():
+                brief = wanted > 1 or not self._inbox.cancels
+                body = settings.standing(wanted, brief=brief)
+                await self._inbox.pull(lane, standing.reply(lane), body)
+            await self._sleep(settings.heartbeat / 2)
+
+    def _in_doubt(self, standing: Standing) -> bool:
+        return bool(standing.lost or standing.failed or self._is_silent(standing))
+
+    def _check(self, standing: Standing) -> None:
+        """Raise what went wrong with the pulls that stand.
+
+        Raises:
+            PullFailedError: For a strange answer, or none.
+        """
         if standing.failed is not None:
             lane, status = standing.failed
             self._events.failed(PullErrorKind.STATUS)
@@ -251,24 +291,12 @@ class Puller:
         if self._is_silent(standing):
             self._events.failed(PullErrorKind.MISSED_HEARTBEATS)
             raise PullFailedError(PullErrorKind.MISSED_HEARTBEATS, "heartbeats are missing")
-        if standing.under_way and not self._told():
-            await self._client.flush(_FLUSH_TIMEOUT)  # they have arrived, so slots are counted
-
-    def _open_lanes(self) -> list[str]:
-        return [lane for lane in self._lanes if self._room(lane) > 0]
-
-    def _is_over(self, standing: Standing) -> bool:
-        return bool(
-            standing.expired
-            or standing.failed
-            or self._told()
-            or self._is_silent(standing)
-            or standing.lanes != frozenset(self._open_lanes())
-        )
 
     def _is_silent(self, standing: Standing) -> bool:
-        silence = standing.silence(time.monotonic())
-        return silence > 2 * self._settings.heartbeat + 0.5
+        settings = self._settings
+        return (
+            standing.silence(time.monotonic()) > max(2 * settings.heartbeat, settings.brief) + 0.5
+        )
 
     async def _sleep(self, seconds: float) -> None:
         """Wait for a kick, at most so long."""
@@ -290,7 +318,7 @@ class Puller:
             "pull failed, starting over",
             extra={"reason": reason, "stream": self._stream, "delay": round(delay, 3)},
         )
-        await self._inbox.drop()
+        await self._forget()
         end = time.monotonic() + delay
         while not self._told() and (left := end - time.monotonic()) > 0:
             await self._sleep(left)
@@ -307,13 +335,13 @@ class Puller:
         self._probing.message(lane)
         self._attend()
 
-    def _status(self, reply: str, status: str) -> None:
+    def _status(self, reply: str, status: str, left: int | None) -> None:
         self._probing.status(reply, status)
         if self._standing is not None:
-            if self._standing.status(reply, status, time.monotonic()):
+            now = time.monotonic()
+            if self._standing.status(reply, status, left, now):
                 self._events.pulled()
-            if self._standing.failed is not None or self._standing.expired:
-                self._kick.set()
+                self._attend()
 
     async def _nak(self, message: Msg, _: DeliveryInfo) -> None:
         await self._client.publish(message.reply, NAK)

@@ -36,6 +36,7 @@ class Pull:
     batch: int
     no_wait: bool
     reply: str
+    expires: float = 0.0  # seconds
 
 
 @dataclass
@@ -63,6 +64,7 @@ class FakeJetStream:
     answers: list[bytes | Exception] = field(default_factory=list[bytes | Exception])
     status: str | None = None
     lane_status: dict[str, str] = field(default_factory=dict[str, str])
+    clustered: bool = False
     is_connected: bool = True
     is_closed: bool = False
     max_payload: int = 1024 * 1024
@@ -115,9 +117,22 @@ class FakeJetStream:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def say(self, pull: Pull, status: str) -> None:
-        """Answer a pull with a status."""
-        self.deliver(pull.reply, message(pull.reply, headers={"Status": status}))
+    @property
+    def _server_info(self) -> dict[str, str]:
+        return {"cluster": "C1"} if self.clustered else {}
+
+    def expire(self, pull: Pull) -> None:
+        """End a lingering pull as its time is over."""
+        left = self._lingering.count(pull)
+        self._lingering = [other for other in self._lingering if other != pull]
+        self.say(pull, "408", left=left)
+
+    def say(self, pull: Pull, status: str, *, left: int | None = None) -> None:
+        """Answer a pull with a status, and what it could still have brought."""
+        headers = {"Status": status}
+        if left is not None:
+            headers["Nats-Pending-Messages"] = str(left)
+        self.deliver(pull.reply, message(pull.reply, headers=headers))
 
     async def subscribe(self, subject: str, *, cb: Callable[[Msg], Awaitable[None]]) -> _Inbox:
         inbox = _Inbox(len(self._inboxes) + 1, subject, cb)
@@ -150,7 +165,8 @@ class FakeJetStream:
             return
         body: Mapping[str, Any] = orjson.loads(payload)
         lane = subject.rpartition(".")[2]
-        pull = Pull(lane, body["batch"], bool(body.get("no_wait")), reply)
+        expires = body.get("expires", 0) / 1e9
+        pull = Pull(lane, body["batch"], bool(body.get("no_wait")), reply, expires)
         self.pulls.append(pull)
         self.on_pull(pull)
         self._answer(pull)

@@ -1,7 +1,7 @@
 """Queues for tests: streams made, messages stored and taken, pulled messages collected."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -136,6 +136,7 @@ async def pulling(
     events: PullEvents | None = None,
     restore: Restore | None = None,
     hand_back: HandBack | None = None,
+    in_hand: Callable[[], int] = lambda: 0,
 ) -> AsyncGenerator[Puller]:
     """Run a puller; stop it at the end and wait for that."""
     puller = Puller(
@@ -144,6 +145,7 @@ async def pulling(
         LANES,
         room=taken.room,
         accept=taken.accept,
+        in_hand=in_hand,
         settings=settings,
         events=events,
         restore=restore,

@@ -1,17 +1,19 @@
+import asyncio
+
 import pytest
 from nats.aio.msg import Msg
 
 from dialback.queue.delivery import DeliveryInfo
 from dialback.queue.pull_inbox import PullInbox
-from support.fake_jetstream import FakeJetStream
+from support.fake_jetstream import FakeJetStream, message
 
 
-def _message(message: Msg, info: DeliveryInfo, asked: float) -> None:
-    raise AssertionError((message, info, asked))
+def _message(delivered: Msg, info: DeliveryInfo, asked: float) -> None:
+    raise AssertionError((delivered, info, asked))
 
 
-def _status(reply: str, status: str) -> None:
-    raise AssertionError((reply, status))
+def _status(reply: str, status: str, left: int | None) -> None:
+    raise AssertionError((reply, status, left))
 
 
 async def dropped(server: FakeJetStream, count: int) -> PullInbox:
@@ -51,3 +53,24 @@ async def test_dropping_what_is_not_open_does_nothing() -> None:
     await inbox.drop()
     await inbox.close()
     assert server.listening == []
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+async def test_dropping_cancels_for_certain_on_a_server_of_no_cluster_only(clustered: bool) -> None:
+    inbox = await dropped(FakeJetStream(clustered=clustered), 0)
+    assert inbox.cancels is not clustered
+
+
+@pytest.mark.parametrize(("header", "left"), [("3", 3), ("", None), ("some", None)])
+async def test_a_status_says_what_its_pull_had_left(header: str, left: int | None) -> None:
+    server = FakeJetStream()
+    seen: asyncio.Future[tuple[str, str, int | None]] = asyncio.Future()
+    inbox = PullInbox(
+        server.client, "JOBS", on_message=_message, on_status=lambda *given: seen.set_result(given)
+    )
+    await inbox.open()
+    reply = inbox.new_reply()
+    headers = {"Status": "408", "Nats-Pending-Messages": header}
+    server.deliver(reply, message(reply, headers=headers))
+    assert await seen == (reply, "408", left)
+    await inbox.close()

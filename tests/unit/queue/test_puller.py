@@ -13,7 +13,7 @@ from dialback.queue.pull_settings import PullEvents, PullSettings
 from support.fake_jetstream import FakeJetStream, Pull, ack_subject, message
 from support.queue_rig import LANES, LIMIT, Taken, pulling
 
-QUICK = PullSettings(heartbeat=0.01)
+QUICK = PullSettings(heartbeat=0.01, brief=0.01)
 
 
 @dataclass
@@ -54,15 +54,15 @@ class Seen:
                 await self.changed.wait()
 
 
-def on_linger(server: FakeJetStream) -> asyncio.Event:
-    """Set once all three lanes have a lingering pull."""
+def on_linger(server: FakeJetStream, count: int = 3) -> asyncio.Event:
+    """Set once so many pulls linger, by default one on each lane."""
     waiting = asyncio.Event()
     lingering: list[str] = []
 
     def note(pull: Pull) -> None:
         if not pull.no_wait:
             lingering.append(pull.lane)
-        if len(lingering) == 3:
+        if len(lingering) == count:
             waiting.set()
 
     server.on_pull = note
@@ -166,6 +166,100 @@ async def test_a_worker_whose_slots_are_taken_leaves_no_pull_behind() -> None:
     assert taken.refused == 0
 
 
+async def test_in_a_cluster_pulls_end_by_themselves_and_what_they_bring_too_many_is_handed_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An UNSUB would lose what another server sends at that moment, until its lease ends."""
+    server, taken, seen = FakeJetStream(clustered=True), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        await waiting.wait()
+        stood = len(server.pulls)
+        assert {pull.expires for pull in server.pulls[-3:]} == {PullSettings().brief}
+        server.put("normal", 1)
+        await taken.until(1)
+        for sequence, lane in enumerate(("high", "low"), start=2):
+            server.put(lane, sequence)
+            await seen.until_handed_back(sequence - 1)
+        assert len(server.pulls) == stood  # a full worker asks for nothing
+        server.put("high", 4)
+        assert [len(server.waiting.get(lane, [])) for lane in LANES] == [1, 0, 0]
+        taken.busy -= 1
+        puller.slots_changed()
+        await taken.until(2)
+    assert taken.tokens == ["r1", "r4"]
+    assert len(server.listening) == 0
+    assert caplog.records == []
+
+
+async def test_in_a_cluster_a_lane_whose_pull_still_stands_is_not_asked_again() -> None:
+    server, taken = FakeJetStream(clustered=True), Taken(slots=1)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken) as puller:
+        await waiting.wait()
+        before = len(server.pulls)
+        for sequence in range(1, 6):
+            server.put("normal", sequence)
+            await taken.until(sequence)
+            waiting = on_linger(server, 1)
+            taken.busy -= 1
+            puller.slots_changed()
+            async with asyncio.timeout(LIMIT):
+                await waiting.wait()
+        assert {pull.lane for pull in server.pulls[before:]} == {"normal"}
+
+
+@pytest.mark.parametrize("status", ["409", "408"])
+async def test_in_a_cluster_a_pull_that_failed_on_a_full_worker_is_begun_anew(status: str) -> None:
+    server, taken, seen = FakeJetStream(clustered=True), Taken(slots=1), Seen()
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, events=seen.events) as puller:
+        await waiting.wait()
+        low = server.pulls[-1]
+        server.put("normal", 1)
+        await taken.until(1)
+        before = seen.pulled
+        server.say(low, status)
+        async with asyncio.timeout(LIMIT):
+            while seen.pulled == before:
+                seen.changed.clear()
+                await seen.changed.wait()
+        server.put("normal", 2)
+        taken.busy -= 1
+        waiting = on_linger(server)
+        puller.slots_changed()
+        await taken.until(2)
+        taken.busy -= 1
+        puller.slots_changed()
+        await waiting.wait()
+    new = [pull for pull in server.pulls if pull.lane == low.lane and not pull.no_wait]
+    assert len({pull.reply for pull in new}) == 2
+    assert seen.failures == [PullErrorKind.STATUS] * (status == "409")
+
+
+async def test_what_a_busy_worker_asks_for_beside_the_first_message_is_not_asked_for_long() -> None:
+    """Else a worker that has become idle, and freezes, would keep all that from the others."""
+    server, taken = FakeJetStream(), Taken(slots=64)
+    taken.busy = 40
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, in_hand=lambda: taken.busy):
+        await waiting.wait()
+        assert {pull.expires for pull in server.pulls[-3:]} == {PullSettings().expires}
+        more, again = asyncio.Event(), asyncio.Event()
+        server.on_pull = lambda _: (again if more.is_set() else more).set()
+        server.put("normal", 1)
+        await taken.until(1)
+        async with asyncio.timeout(LIMIT):
+            await more.wait()
+        pull = server.pulls[-1]
+        assert (pull.lane, pull.batch > 1, pull.expires) == ("normal", True, PullSettings().brief)
+        server.expire(pull)
+        async with asyncio.timeout(LIMIT):
+            await again.wait()
+        pull = server.pulls[-1]
+        assert (pull.lane, pull.batch, pull.expires) == ("normal", 1, PullSettings().expires)
+
+
 async def test_a_burst_that_exceeds_the_slots_is_taken_as_slots_become_free() -> None:
     server, taken = FakeJetStream(), Taken(slots=12)
     waiting = on_linger(server)
@@ -195,9 +289,8 @@ async def test_slots_are_counted_anew_when_what_was_under_way_has_arrived() -> N
         before = server.flush_timeout
         come("normal", 1, behind=50)  # so more is asked for, up to the slots
         await taken.until(1)
-        for sequence in (2, 3):
-            come("low", sequence, behind=0)
-            await taken.until(sequence)
+        come("low", 2, behind=1)  # and the other lanes' pulls hold them all
+        await taken.until(2)
         async with asyncio.timeout(LIMIT):
             await probed.wait()
         assert (before, server.flush_timeout) == (0, 2)
@@ -370,14 +463,19 @@ async def test_a_strange_answer_to_a_waiting_pull_backs_off() -> None:
     assert seen.failures == [PullErrorKind.STATUS]
 
 
-async def test_an_expired_pull_is_no_failure() -> None:
-    server, taken, seen = FakeJetStream(), Taken(slots=1), Seen()
+@pytest.mark.parametrize("left", [1, None])
+async def test_an_expired_pull_is_no_failure_and_another_takes_its_place(left: int | None) -> None:
+    server, taken, seen = FakeJetStream(), Taken(slots=4), Seen()
     waiting = on_linger(server)
-    quick = PullSettings(expires=0.01)
-    async with pulling(server.client, taken, settings=quick, events=seen.events):
+    async with pulling(server.client, taken, events=seen.events):
         await waiting.wait()
-        server.say(server.pulls[-1], "408")
-        server.put("normal", 1)
+        waiting = asyncio.Event()
+        ended = server.pulls[-1]
+        server.on_pull = lambda pull: waiting.set() if pull.lane == ended.lane else None
+        server.say(ended, "408", left=left)
+        async with asyncio.timeout(LIMIT):
+            await waiting.wait()
+        server.put(ended.lane, 1)
         await taken.until(1)
     assert seen.failures == []
 

@@ -10,12 +10,12 @@ MOST = 64
 
 def standing(lanes: Sequence[str] = LANES) -> Standing:
     """Of three lanes, whose inboxes are ``inbox.high`` and so on."""
-    return Standing({lane: f"inbox.{lane}" for lane in lanes}, 0.0)
+    return Standing({lane: f"inbox.{lane}" for lane in lanes})
 
 
 def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int] | None:
     """Ask for what is wanted of each lane; return that."""
-    more = pulls.top_up(dict.fromkeys(LANES, room), most)
+    more = pulls.top_up(dict.fromkeys(LANES, room), most, 0.0)
     return None if more is None else [more.get(lane, 0) for lane in LANES]
 
 
@@ -27,30 +27,30 @@ def test_each_lane_is_asked_for_one_message_that_a_frozen_worker_would_keep(room
 def test_a_busy_worker_asks_lanes_that_bring_something_for_a_quarter_of_what_it_has() -> None:
     pulls = standing()
     rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
-    assert pulls.top_up(rooms, MOST, in_hand=20) == dict.fromkeys(LANES, 1)
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == dict.fromkeys(LANES, 1)
     pulls.message("normal", 0, 1.0)
     assert not pulls.at_ease(1000)
-    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 5}
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
     for _ in range(2):
         pulls.message("normal", 0, 1.0)
         assert pulls.at_ease(1000)
-        assert pulls.top_up(rooms, MOST, in_hand=20) == {}
+        assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {}
     pulls.message("normal", 0, 1.0)
     assert not pulls.at_ease(1000)
-    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 3}
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 3}
 
 
 def test_a_worker_that_is_not_busy_any_more_asks_for_one_message_again() -> None:
     pulls = standing()
     rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
-    pulls.top_up(rooms, MOST)
+    pulls.top_up(rooms, MOST, 0.0)
     pulls.message("normal", 0, 1.0)
-    assert pulls.top_up(rooms, MOST, in_hand=20) == {"normal": 5}
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
     for _ in range(4):
         pulls.message("normal", 0, 1.0)
-        assert pulls.top_up(rooms, MOST, in_hand=3) == {}
+        assert pulls.top_up(rooms, MOST, 0.0, in_hand=3) == {}
     pulls.message("normal", 0, 1.0)
-    assert pulls.top_up(rooms, MOST, in_hand=3) == {"normal": 1}
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=3) == {"normal": 1}
 
 
 def test_no_pull_is_larger_than_the_consumer_allows() -> None:
@@ -97,20 +97,32 @@ def test_with_few_slots_each_lane_is_still_asked_for_one() -> None:
     assert topped_up(pulls, 1) == [0, 0, 1]
 
 
-def test_a_lane_with_more_than_there_is_room_for_needs_a_new_start() -> None:
+def test_a_lane_with_more_than_there_is_room_for_is_to_be_asked_in_order() -> None:
     pulls = standing()
     topped_up(pulls, 2)
     pulls.message("low", 5, 1.0)
     assert topped_up(pulls, 1) is None
+    pulls.found_empty("low")
+    assert topped_up(pulls, 1) == [0, 0, 1]
 
 
-def test_other_lanes_that_hold_all_the_room_need_a_new_start() -> None:
+def test_other_lanes_that_hold_all_the_room_do_not_keep_a_lane_from_one_pull() -> None:
     pulls = standing()
-    topped_up(pulls, 24)
-    pulls.message("normal", 10, 1.0)
-    topped_up(pulls, 23)
-    pulls.message("low", 0, 1.0)
-    assert topped_up(pulls, 4) is None
+    rooms = dict.fromkeys(LANES, 6)
+    pulls.top_up(rooms, MOST, 0.0)
+    pulls.message("normal", 0, 1.0)
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=40) == {"normal": 4}  # two are the others'
+    for lane in ("high", "low"):
+        pulls.message(lane, 0, 1.0)
+        assert pulls.top_up(dict.fromkeys(LANES, 4), MOST, 0.0, in_hand=42) == {lane: 1}
+
+
+def test_a_lane_without_a_slot_is_not_asked_and_its_pull_is_in_the_way() -> None:
+    pulls = standing()
+    rooms = {"high": 1, "normal": 0, "low": 1}
+    assert pulls.top_up(rooms, MOST, 0.0) == {"high": 1, "low": 1}
+    assert not pulls.in_the_way(rooms)
+    assert pulls.in_the_way({"high": 1, "normal": 0, "low": 0})
 
 
 def test_empty_lanes_are_those_whose_pull_still_stands() -> None:
@@ -139,27 +151,70 @@ def test_a_late_message_of_earlier_pulls_is_not_counted_below_nothing() -> None:
 
 def test_only_a_strange_status_is_a_failure_and_it_names_its_lane() -> None:
     pulls = standing()
-    assert pulls.status("inbox.high", "100", 1.0)
-    assert not pulls.expired
-    assert not pulls.status("inbox.high", "408", 1.0)
-    assert pulls.expired
-    pulls.status("inbox.9", "409", 1.0)
+    assert pulls.status("inbox.high", "100", None, 1.0)
+    assert pulls.status("inbox.high", "408", 1, 1.0)
+    assert not pulls.status("inbox.9", "409", None, 1.0)
     assert pulls.failed is None
-    pulls.status("inbox.low", "409", 1.0)
-    pulls.status("inbox.high", "503", 1.0)
+    assert not pulls.lost
+    pulls.status("inbox.low", "409", None, 1.0)
+    pulls.status("inbox.high", "503", None, 1.0)
     assert pulls.failed == ("low", "409")
+
+
+def test_a_pull_that_ends_gives_back_what_it_has_not_brought() -> None:
+    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
+    pulls.top_up(rooms, MOST, 0.0)
+    pulls.message("normal", 0, 1.0)
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
+    pulls.message("normal", 0, 1.0)
+    assert pulls.status("inbox.normal", "408", 4, 3.0)
+    assert sorted(pulls.empty) == ["high", "low"]
+    # It brought less than it was asked for: one will do.
+    assert pulls.top_up(rooms, MOST, 3.0, in_hand=20) == {"normal": 1}
+
+
+def test_the_pulls_of_a_lane_end_one_by_one() -> None:
+    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
+    pulls.top_up(rooms, MOST, 0.0)
+    pulls.message("normal", 0, 1.0)
+    pulls.top_up(rooms, MOST, 0.0, in_hand=40)
+    for _ in range(5):
+        pulls.message("normal", 0, 1.0)
+    assert pulls.top_up(rooms, MOST, 1.0, in_hand=40) == {"normal": 5}
+    pulls.status("inbox.normal", "408", 5, 3.0)
+    assert "normal" in pulls.empty
+    pulls.status("inbox.normal", "408", 7, 4.0)  # more than is known of: not below nothing
+    assert pulls.top_up(rooms, MOST, 4.0) == {"normal": 1}
+
+
+def test_a_pull_that_ends_without_a_number_leaves_the_credit_unknown() -> None:
+    pulls = standing()
+    topped_up(pulls, 3)
+    assert pulls.status("inbox.high", "408", None, 1.0)
+    assert pulls.lost
 
 
 @pytest.mark.parametrize("quiet", ["high", "low"])
 def test_one_lanes_heartbeats_do_not_cover_anothers_silence(quiet: str) -> None:
     pulls = standing(("high", "low"))
+    pulls.top_up({"high": 9, "low": 9}, MOST, 0.0)
     for lane in ("high", "low"):
         if lane != quiet:
-            pulls.status(f"inbox.{lane}", "100", 7.0)
+            pulls.status(f"inbox.{lane}", "100", None, 7.0)
     assert pulls.silence(8.0) == 8.0
-    pulls.message(quiet, 0, 7.5)
+    pulls.status(f"inbox.{quiet}", "100", None, 7.5)
     assert pulls.silence(8.0) == 1.0
 
 
-def test_with_no_lane_to_wait_on_nothing_is_missing() -> None:
-    assert Standing({}, 0.0).silence(1000.0) == 0
+def test_a_lane_on_which_nothing_stands_is_not_missed() -> None:
+    pulls = standing()
+    assert pulls.silence(1000.0) == 0.0
+    topped_up(pulls, 3)
+    for lane in ("high", "low"):
+        pulls.status(f"inbox.{lane}", "100", None, 7.0)
+    pulls.message("normal", 0, 1.0)
+    assert pulls.silence(8.0) == 1.0
+    pulls.top_up(dict.fromkeys(LANES, 3), MOST, 100.0)
+    pulls.status("inbox.high", "100", None, 104.0)
+    pulls.status("inbox.low", "100", None, 104.0)
+    assert pulls.silence(104.0) == 4.0
