@@ -287,7 +287,7 @@ class ResponseSender:
         self.connection.write(*data_frame(body))
 
     def write_end(self, body: bytes) -> None:
-        """Queue the complete-final frame and the sentinel: nothing can follow.
+        """Write the complete-final frame and the sentinel, at once: nothing can follow.
 
         Raises:
             PublishError: If the connection is lost.
@@ -295,6 +295,7 @@ class ResponseSender:
         self.write_final(body)
         self.connection.write(SENTINEL_FRAME)
         self._sentinel_queued = True
+        self.connection.flush()
 
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
         """Write the sentinel if it is not queued yet, flush, wait for the requester's FIN, close.

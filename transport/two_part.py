@@ -162,7 +162,9 @@ class TwoPartDecoder:
         if not self._gather(PREFIX.size):
             return None
         header_size, data_size, checksum = PREFIX.unpack_from(self._buffer, self._start)
-        self._check_limits(header_size, data_size)
+        wrong = _too_large(header_size, data_size, self._limits)
+        if wrong is not None:
+            raise self._fail(wrong)
         if not self._gather(PREFIX.size + header_size + data_size):
             return None
         return self._take(header_size, data_size, checksum)
@@ -183,12 +185,6 @@ class TwoPartDecoder:
         if position == len(self._buffer):
             self._buffer, position = b"", 0
         self._start = position
-
-    def _check_limits(self, header_size: int, data_size: int) -> None:
-        if header_size > self._limits.header:
-            raise self._fail(FrameTooLargeError("header", header_size, self._limits.header))
-        if data_size > self._limits.data:
-            raise self._fail(FrameTooLargeError("data", data_size, self._limits.data))
 
     def _take(self, header_size: int, data_size: int, checksum: int) -> TwoPartMessage:
         first = self._start + PREFIX.size
@@ -220,12 +216,17 @@ def decode(payload: bytes, *, limits: FrameLimits | None = None) -> TwoPartMessa
         TruncatedFrameError: If the payload is shorter than its prefix announces.
         FrameTooLargeError: If the announced sizes are over the limits.
     """
-    decoder = TwoPartDecoder(limits or _REQUEST_LIMITS)
-    decoder.receive_data(payload)
-    message = decoder.next_message()
-    if message is None:
-        raise TruncatedFrameError(len(payload), _announced_size(payload))
-    return message
+    if len(payload) < PREFIX.size:
+        raise TruncatedFrameError(len(payload), PREFIX.size)
+    header_size, data_size, _ = PREFIX.unpack_from(payload)
+    wrong = _too_large(header_size, data_size, limits or _REQUEST_LIMITS)
+    if wrong is not None:
+        raise wrong
+    middle = PREFIX.size + header_size
+    end = middle + data_size
+    if len(payload) < end:
+        raise TruncatedFrameError(len(payload), end)
+    return TwoPartMessage(payload[PREFIX.size : middle], payload[middle:end])
 
 
 def salvage_header(payload: bytes) -> bytes | None:
@@ -243,11 +244,12 @@ def salvage_header(payload: bytes) -> bytes | None:
     return payload[PREFIX.size : end]
 
 
-def _announced_size(payload: bytes) -> int:
-    if len(payload) < PREFIX.size:
-        return PREFIX.size
-    header_size, data_size, _ = PREFIX.unpack_from(payload)
-    return PREFIX.size + int(header_size) + int(data_size)
+def _too_large(header_size: int, data_size: int, limits: FrameLimits) -> FrameTooLargeError | None:
+    if header_size > limits.header:
+        return FrameTooLargeError("header", header_size, limits.header)
+    if data_size > limits.data:
+        return FrameTooLargeError("data", data_size, limits.data)
+    return None
 
 
 def _checksum_of(header: bytes, data: bytes) -> int:
