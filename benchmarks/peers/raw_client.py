@@ -1,4 +1,7 @@
-"""The client of the raw loop-back: one connection for each stream, frames split and counted."""
+"""The client of the raw loop-backs: one connection for each stream, frames split and counted.
+
+If the third argument is ``json``, each is read, and its number is looked at.
+"""
 
 import asyncio
 import json
@@ -10,7 +13,9 @@ from typing_extensions import override
 from benchmarks.lines import serve
 from benchmarks.peers.asking import Reading, carry_out
 from benchmarks.peers.loops import run
-from benchmarks.peers.raw_frames import HEAD, STAMPED
+from benchmarks.peers.raw_frames import HEAD, STAMPED, json_item
+
+_JSON = sys.argv[3:] == ["json"]
 
 
 class Reader(asyncio.Protocol):
@@ -44,7 +49,11 @@ class Reader(asyncio.Protocol):
             _, size, _ = HEAD.unpack_from(buffer, start)
             if available - start < HEAD.size + size:
                 break
-            if count >= timed_from:
+            if _JSON:
+                item = json_item(buffer, start, start + HEAD.size + size)
+                if item["i"] != count:
+                    raise ValueError(f"item {item['i']} came where {count} should")
+            elif count >= timed_from:
                 self._reading.came(STAMPED.unpack_from(buffer, start)[3])
             start += HEAD.size + size
             count += 1

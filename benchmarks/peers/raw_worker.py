@@ -1,7 +1,12 @@
-"""The worker of the raw loop-back: pre-encoded frames, one write for each turn of the loop."""
+"""The worker of the raw loop-backs: one write for each turn of the event loop.
+
+Frames are prepared; or, if the second argument is ``json``, the scenarios' engine yields items and
+each is written as JSON.
+"""
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -9,12 +14,14 @@ from typing import Any, cast
 from typing_extensions import override
 
 from benchmarks.lines import serve
+from benchmarks.peers.engine import generate
 from benchmarks.peers.loops import run
-from benchmarks.peers.raw_frames import STAMPED, body_size, frame, padding
+from benchmarks.peers.raw_frames import STAMPED, body_size, frame, json_frame, padding
 
 _BREATH = 64  # frames after which the loop turns
 _MOST = 2**18  # bytes after which it does, so that large frames are not piled up
 _BACKLOG = 1024  # connections that wait
+_JSON = sys.argv[2:] == ["json"]
 
 
 class Stream(asyncio.Protocol):
@@ -47,10 +54,11 @@ class Stream(asyncio.Protocol):
     async def _write(self, request: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         written, breath = 0, max(1, min(_BREATH, _MOST // body_size(request)))
-        async for one in _frames(request):
+        items: AsyncIterator[Any] = generate(request, None) if _JSON else _frames(request)
+        async for one in items:
             if not self._pending:
                 loop.call_soon(self._flush)
-            self._pending.append(one)
+            self._pending.append(json_frame(one) if _JSON else one)
             written += 1
             if not written % breath:
                 await asyncio.sleep(0)

@@ -17,12 +17,14 @@ DYNAMO_NATS: Final = "dynamo-nats"
 DYNAMO_TCP: Final = "dynamo-tcp"
 RAW_ASYNCIO: Final = "raw-asyncio"
 RAW_UVLOOP: Final = "raw-uvloop"
+RAW_JSON: Final = "raw-json"
 
 PEERS: Final[Mapping[str, Callable[[], Opening]]] = {
     DYNAMO_NATS: partial(dynamo, "nats"),
     DYNAMO_TCP: partial(dynamo, "tcp"),
     RAW_ASYNCIO: partial(raw, "asyncio"),
     RAW_UVLOOP: partial(raw, "uvloop"),
+    RAW_JSON: partial(raw, "uvloop", "json"),
 }
 """How each peer is started."""
 

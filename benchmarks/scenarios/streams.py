@@ -11,6 +11,7 @@ from benchmarks.scenarios.contestants import (
     DYNAMO_NATS,
     DYNAMO_TCP,
     RAW_ASYNCIO,
+    RAW_JSON,
     RAW_UVLOOP,
     openings,
     started,
@@ -18,17 +19,32 @@ from benchmarks.scenarios.contestants import (
 )
 from benchmarks.systems.system import Latency, Load
 
-_PEERS: Final = (DYNAMO_NATS, DYNAMO_TCP, RAW_ASYNCIO, RAW_UVLOOP)
+_PEERS: Final = (DYNAMO_NATS, DYNAMO_TCP, RAW_ASYNCIO, RAW_UVLOOP, RAW_JSON)
 _GOALS: Final = (
     Goal(ours=DIALBACK, peer=DYNAMO_NATS, metric=Metric.RATE, at_least=4.0),
     Goal(ours=DIALBACK, peer=RAW_UVLOOP, metric=Metric.RATE, at_least=0.5),
 )
 _FULL: Final = 3  # times as many repetitions
-_TIGHT: Final = {DIALBACK: 10, DYNAMO_NATS: 2, DYNAMO_TCP: 2, RAW_ASYNCIO: 40, RAW_UVLOOP: 50}
-_TURNING: Final = {DIALBACK: 5, DYNAMO_NATS: 2, DYNAMO_TCP: 2, RAW_ASYNCIO: 4, RAW_UVLOOP: 6}
+_TIGHT: Final = {
+    DIALBACK: 10,
+    DYNAMO_NATS: 2,
+    DYNAMO_TCP: 2,
+    RAW_ASYNCIO: 40,
+    RAW_UVLOOP: 50,
+    RAW_JSON: 20,
+}
+_TURNING: Final = {
+    DIALBACK: 5,
+    DYNAMO_NATS: 2,
+    DYNAMO_TCP: 2,
+    RAW_ASYNCIO: 4,
+    RAW_UVLOOP: 6,
+    RAW_JSON: 4,
+}
 _RAW_NOTE: Final = (
     "The raw loop-backs write frames that were encoded before, of the size of dialback's, and"
-    " count them: no JSON, no queue, one write for each turn of the loop."
+    " count them: no JSON, no queue, one write for each turn of the loop. raw-json runs the"
+    " scenarios' engine instead, writes its items by orjson and reads them by it."
 )
 _MEGABYTE: Final = 1_000_000
 
@@ -89,27 +105,55 @@ MANY: Final = (
         title="32 streams of 500 items, an engine that never waits",
         streams=32,
         items=500,
-        repeat={DIALBACK: 5, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 20, RAW_UVLOOP: 20},
+        repeat={
+            DIALBACK: 5,
+            DYNAMO_NATS: 1,
+            DYNAMO_TCP: 1,
+            RAW_ASYNCIO: 20,
+            RAW_UVLOOP: 20,
+            RAW_JSON: 10,
+        },
     ),
     Shape(
         title="32 streams of 500 items, the event loop turns before each",
         streams=32,
         items=500,
         turn=True,
-        repeat={DIALBACK: 3, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 3, RAW_UVLOOP: 5},
+        repeat={
+            DIALBACK: 3,
+            DYNAMO_NATS: 1,
+            DYNAMO_TCP: 1,
+            RAW_ASYNCIO: 3,
+            RAW_UVLOOP: 5,
+            RAW_JSON: 3,
+        },
     ),
     Shape(
         title="256 streams of 500 items, an engine that never waits",
         streams=256,
         items=500,
-        repeat={DIALBACK: 1, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 3, RAW_UVLOOP: 3},
+        repeat={
+            DIALBACK: 1,
+            DYNAMO_NATS: 1,
+            DYNAMO_TCP: 1,
+            RAW_ASYNCIO: 3,
+            RAW_UVLOOP: 3,
+            RAW_JSON: 2,
+        },
     ),
     Shape(
         title="256 streams of 500 items, the event loop turns before each",
         streams=256,
         items=500,
         turn=True,
-        repeat={DIALBACK: 1, DYNAMO_NATS: 1, DYNAMO_TCP: 1, RAW_ASYNCIO: 1, RAW_UVLOOP: 1},
+        repeat={
+            DIALBACK: 1,
+            DYNAMO_NATS: 1,
+            DYNAMO_TCP: 1,
+            RAW_ASYNCIO: 1,
+            RAW_UVLOOP: 1,
+            RAW_JSON: 1,
+        },
     ),
 )
 LARGE: Final = (
@@ -118,7 +162,14 @@ LARGE: Final = (
         streams=1,
         items=50,
         size=_MEGABYTE,
-        repeat={DIALBACK: 4, DYNAMO_NATS: 2, DYNAMO_TCP: 2, RAW_ASYNCIO: 10, RAW_UVLOOP: 10},
+        repeat={
+            DIALBACK: 4,
+            DYNAMO_NATS: 2,
+            DYNAMO_TCP: 2,
+            RAW_ASYNCIO: 10,
+            RAW_UVLOOP: 10,
+            RAW_JSON: 4,
+        },
         goals=(),
         notes=(_RAW_NOTE, "Items per second are megabytes per second."),
     ),

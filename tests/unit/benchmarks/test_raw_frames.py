@@ -1,7 +1,7 @@
 import pytest
 
-from benchmarks.peers.raw_frames import HEAD, STAMPED, body_size, frame
-from dialback.transport.items import encode_item
+from benchmarks.peers.raw_frames import HEAD, STAMPED, body_size, frame, json_frame, json_item
+from dialback.transport.items import encode_item, item_framer
 from dialback.transport.messages import PayloadCodec
 
 
@@ -16,3 +16,12 @@ def test_a_frame_has_its_size_in_its_head_and_its_moment_in_its_body() -> None:
     whole = frame(100, made=7)
     assert len(whole) == HEAD.size + 100
     assert STAMPED.unpack_from(whole) == (0, 100, 0, 7)
+
+
+def test_a_json_frame_is_dialbacks_and_read_back() -> None:
+    item = {"i": 7, "t": 1}
+    made = json_frame(item)
+    (ours,), size = item_framer(PayloadCodec.JSON)(item)
+    assert made == ours
+    assert size == len(made) - HEAD.size
+    assert json_item(b"x" + made, 1, 1 + len(made)) == item
