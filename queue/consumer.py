@@ -96,7 +96,12 @@ class Consumer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = Draining(
-            JetStreamApi(client), stream, self._tasks, idle=self._idle, end=self._end
+            JetStreamApi(client),
+            stream,
+            self._tasks,
+            idle=self._idle,
+            end=self._end,
+            lingers=lambda: self.puller.lingers,
         )
         self.puller = Puller(
             client,

@@ -32,6 +32,7 @@ class Draining:
         *,
         idle: asyncio.Event,
         end: Callable[[Work], None],
+        lingers: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Watch a consumer's work.
 
@@ -41,12 +42,14 @@ class Draining:
             tasks: What runs; changes under our hands.
             idle: Set while nothing runs.
             end: Lets a work's lease go.
+            lingers: Returns for how many seconds a stopped worker's pulls may still stand.
         """
         self._api = api
         self._stream = stream
         self._tasks = tasks
         self._idle = idle
         self._end = end
+        self._lingers = lingers
 
     def revoke_all(self) -> None:
         """End what runs: no final, the caller sees an incomplete stream."""
@@ -88,7 +91,7 @@ class Draining:
         With none there a stream is better finished here; at the end of the budget it is left to
         whoever comes.
         """
-        await asyncio.sleep(_OTHERS_STOP)
+        await asyncio.sleep(_OTHERS_STOP + self._lingers())
         while self._tasks and not await self._somebody_waits():  # noqa: ASYNC110 -- nobody tells
             await asyncio.sleep(_LOOK_AGAIN)
         for work in list(self._tasks.values()):

@@ -2,9 +2,9 @@
 
 Dropping an inbox makes the server forget all pulls of it at once. The local subscription stays
 a while, because messages may be under way. In a cluster that does not help: what another server
-sends while this one hears the UNSUB is thrown away, and comes again when its lease ends. Statuses
-are attributed by their subject; data carries the subject it was published to, so it can only be
-counted.
+sends while this one hears the UNSUB is thrown away, and comes again when its lease ends. There the
+server's subscription stays, too, until the pulls have ended by themselves. Statuses are attributed
+by their subject; data carries the subject it was published to, so it can only be counted.
 
 Source: jetstream sections 1.3 and 1.4; ADR-13 (status codes).
 """
@@ -24,7 +24,7 @@ from nats.aio.subscription import Subscription
 
 from dialback.queue.delivery import DeliveryInfo, parse_ack_subject
 
-_LATE_GRACE: Final = 5.0  # seconds a dropped inbox listens at least for messages under way
+_LATE_GRACE: Final = 5.0  # seconds a dropped inbox listens at least; in a cluster, pulls live less
 _MOST_DROPPED: Final = 256  # that still listen; a worker of one slot drops one for each request
 _LEFT: Final = "Nats-Pending-Messages"
 
@@ -88,12 +88,13 @@ class PullInbox:
         await self._client.publish(self._next + lane, orjson.dumps(body), reply=reply)
 
     async def drop(self) -> None:
-        """Cancel all pulls under way, but take what has left the server."""
+        """Cancel all pulls under way, or let them end; take what has left the server."""
         inbox, self._current = self._current, None
         if inbox is None:
             return
-        with suppress(nats.errors.Error, OSError):
-            await self._client._send_unsubscribe(inbox._id)  # pyright: ignore[reportPrivateUsage]
+        if self.cancels:
+            with suppress(nats.errors.Error, OSError):
+                await self._client._send_unsubscribe(inbox._id)  # pyright: ignore[reportPrivateUsage]
         now = time.monotonic()
         self._dropped.append((now + _LATE_GRACE, inbox))
         late = max(0, len(self._dropped) - _MOST_DROPPED)

@@ -38,6 +38,7 @@ from dialback.queue.standing import Standing
 logger = logging.getLogger(__name__)
 
 _SOON: Final = 0.02  # seconds; nothing has to be asked for until then
+_ROUTE: Final = 0.3  # seconds that a message may take from another server of the cluster
 _MAX_BACKOFF: Final = 1.0
 _FLUSH_TIMEOUT: Final = 2  # nats-py's 10 would use up a shutdown budget
 
@@ -139,6 +140,11 @@ class Puller:
         return self._inbox.heard
 
     @property
+    def lingers(self) -> float:
+        """Seconds after a stop for which pulls may stand all the same; see PullInbox.cancels."""
+        return 0.0 if self._inbox.cancels else self._settings.brief + _ROUTE
+
+    @property
     def has_room(self) -> bool:
         """Whether there is a slot for any lane: then a pull should be under way."""
         return any(self._room(lane) > 0 for lane in self._lanes)
@@ -150,6 +156,7 @@ class Puller:
         try:
             while not self._stopping:
                 await self._turn()
+            await self._let_pulls_end()
         finally:
             self._stopping = True
             await self._inbox.drop()
@@ -158,6 +165,18 @@ class Puller:
             await self._inbox.close()
             await self._repair.close()
             await self._hand_backs.close()
+
+    async def _let_pulls_end(self) -> None:
+        """Wait until nothing is delivered any more, where pulls cannot be cancelled."""
+        begun = time.monotonic()
+        while self._client.is_connected:
+            stands = self._standing is not None and self._standing.stands
+            # If none stands, what a probe has brought may be under way.
+            limit = self.lingers if stands else min(self.lingers, _ROUTE)
+            left = begun + limit - time.monotonic()
+            if left <= 0:
+                return
+            await self._sleep(left)
 
     async def _turn(self) -> None:
         self._kick.clear()

@@ -56,6 +56,11 @@ class Standing:
         return [lane for lane, credit in self._credit.items() if credit and not self._behind[lane]]
 
     @property
+    def stands(self) -> bool:
+        """Whether a pull stands on any lane."""
+        return any(self._credit.values())
+
+    @property
     def under_way(self) -> bool:
         """Whether messages must be expected that the server has sent, or will at once."""
         return any(credit and self._behind[lane] for lane, credit in self._credit.items())

@@ -14,6 +14,7 @@ from support.fake_jetstream import FakeJetStream, Pull, ack_subject, message
 from support.queue_rig import LANES, LIMIT, Taken, pulling
 
 QUICK = PullSettings(heartbeat=0.01, brief=0.01)
+CLUSTERED = PullSettings(brief=0.05)  # its pulls are waited for at a stop
 
 
 @dataclass
@@ -172,10 +173,10 @@ async def test_in_a_cluster_pulls_end_by_themselves_and_what_they_bring_too_many
     """An UNSUB would lose what another server sends at that moment, until its lease ends."""
     server, taken, seen = FakeJetStream(clustered=True), Taken(slots=1), Seen()
     waiting = on_linger(server)
-    async with pulling(server.client, taken, events=seen.events) as puller:
+    async with pulling(server.client, taken, settings=CLUSTERED, events=seen.events) as puller:
         await waiting.wait()
         stood = len(server.pulls)
-        assert {pull.expires for pull in server.pulls[-3:]} == {PullSettings().brief}
+        assert {pull.expires for pull in server.pulls[-3:]} == {CLUSTERED.brief}
         server.put("normal", 1)
         await taken.until(1)
         for sequence, lane in enumerate(("high", "low"), start=2):
@@ -195,7 +196,7 @@ async def test_in_a_cluster_pulls_end_by_themselves_and_what_they_bring_too_many
 async def test_in_a_cluster_a_lane_whose_pull_still_stands_is_not_asked_again() -> None:
     server, taken = FakeJetStream(clustered=True), Taken(slots=1)
     waiting = on_linger(server)
-    async with pulling(server.client, taken) as puller:
+    async with pulling(server.client, taken, settings=CLUSTERED) as puller:
         await waiting.wait()
         before = len(server.pulls)
         for sequence in range(1, 6):
@@ -213,7 +214,7 @@ async def test_in_a_cluster_a_lane_whose_pull_still_stands_is_not_asked_again() 
 async def test_in_a_cluster_a_pull_that_failed_on_a_full_worker_is_begun_anew(status: str) -> None:
     server, taken, seen = FakeJetStream(clustered=True), Taken(slots=1), Seen()
     waiting = on_linger(server)
-    async with pulling(server.client, taken, events=seen.events) as puller:
+    async with pulling(server.client, taken, settings=CLUSTERED, events=seen.events) as puller:
         await waiting.wait()
         low = server.pulls[-1]
         server.put("normal", 1)
@@ -235,6 +236,46 @@ async def test_in_a_cluster_a_pull_that_failed_on_a_full_worker_is_begun_anew(st
     new = [pull for pull in server.pulls if pull.lane == low.lane and not pull.no_wait]
     assert len({pull.reply for pull in new}) == 2
     assert seen.failures == [PullErrorKind.STATUS] * (status == "409")
+
+
+async def test_in_a_cluster_a_stop_waits_for_the_pulls_and_hands_back_what_they_bring() -> None:
+    server, taken, seen = FakeJetStream(clustered=True), Taken(slots=4), Seen()
+    waiting = on_linger(server)
+    patient = PullSettings(brief=LIMIT)
+    async with pulling(server.client, taken, settings=patient, events=seen.events) as puller:
+        await waiting.wait()
+        stood = server.pulls[-3:]
+        assert puller.lingers > LIMIT
+        puller.stop()
+        server.put(stood[0].lane, 1)
+        await seen.until_handed_back(1)
+        assert server.listening != []
+        for pull in stood[1:]:
+            server.expire(pull)
+    assert taken.messages == []
+    assert server.listening == []
+
+
+async def test_in_a_cluster_a_dropped_inbox_keeps_what_its_pulls_bring() -> None:
+    server, taken = FakeJetStream(clustered=True), Taken(slots=4)
+    waiting = on_linger(server)
+    async with pulling(server.client, taken, settings=CLUSTERED) as puller:
+        await waiting.wait()
+        old = server.pulls[-1]
+        waiting = on_linger(server)
+        puller.start_over()
+        await waiting.wait()
+        server.put(old.lane, 1)  # the server gives it to the pull that stood first
+        await taken.until(1)
+    assert taken.tokens == ["r1"]
+
+
+async def test_on_a_single_server_a_stop_waits_for_no_pull() -> None:
+    server = FakeJetStream()
+    waiting = on_linger(server)
+    async with pulling(server.client, Taken(slots=4)) as puller:
+        await waiting.wait()
+        assert puller.lingers == 0.0
 
 
 async def test_what_a_busy_worker_asks_for_beside_the_first_message_is_not_asked_for_long() -> None:
