@@ -5,9 +5,8 @@ nothing of handshakes or items; what a frame means is the business of its
 :class:`FrameHandler`. All calls are made on the event loop.
 
 Writes are joined: those of one loop turn always, those of a stream that writes in turn after turn
-for 2 ms, and for six turns where that is longer: a loop with so much to do is slowed down most
-by its system calls. So a stream of small items costs few of them (docs/performance.md has the
-figures). What an engine yields without awaiting is bounded by
+for as long as :mod:`dialback.transport.pacing` says. So a stream of small items costs few system
+calls (docs/performance.md has the figures). What an engine yields without awaiting is bounded by
 :attr:`FrameConnection.breath_due`.
 """
 
@@ -22,15 +21,12 @@ from typing import Final, Protocol, cast
 from typing_extensions import override
 
 from dialback.errors import ProtocolError, PublishError
+from dialback.transport.pacing import Pacing
 from dialback.transport.two_part import FrameLimits, TwoPartDecoder, TwoPartMessage
 
 _FLUSH_BYTES: Final = 64 * 1024
 _HIGH_WATER_BYTES: Final = 256 * 1024
 _MAX_WRITES: Final = 256  # before the writer should breathe
-_MAX_SECONDS: Final = 0.002  # the same; and what is written waits no longer, as a rule
-_HOT_STREAK: Final = 3  # turns
-_HOT_TURNS: Final = 6  # that a stream which writes in each of them is given for one write
-_MAX_DELAY: Final = 0.05  # seconds; those turns together are no longer
 _LARGE_BUFFER: Final = 4096  # bytes; from here on a copy costs more than a system call's vector
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 
@@ -100,11 +96,7 @@ class FrameConnection(asyncio.Protocol):
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._writes = 0  # since the last flush
-        self._began = 0.0  # monotonic time of the first of them
-        self._breathe_at = 0.0  # monotonic time by which a loop that turns has flushed them
-        self._pace = 0.0  # seconds for each write before the last flush
-        self._left = 0.0  # monotonic time of the last flush
-        self._streak = 0  # flushes in a row that followed each other closely
+        self._pacing = Pacing()
         self._timer: asyncio.TimerHandle | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._paused = False
@@ -172,8 +164,9 @@ class FrameConnection(asyncio.Protocol):
         self._pending.clear()
         self._pending_bytes = 0
         self._deaf = self._shut = True
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        for timer in (self._timer, self._keepalive):
+            if timer is not None:
+                timer.cancel()
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake()
@@ -218,33 +211,27 @@ class FrameConnection(asyncio.Protocol):
         self._writes += 1
         self._pending += buffers
         self._pending_bytes += size
-        if self._writes >= _MAX_WRITES or now > self._breathe_at:
+        if self._writes >= _MAX_WRITES or now > self._pacing.breathe_at:
             self.breath_due = True
         if self._pending_bytes >= _FLUSH_BYTES:
             self._send()  # the turn goes on, and so does what is counted in it
 
     def _begin(self, now: float) -> None:
-        """See to it that what is written from now on leaves soon.
-
-        At the end of this loop turn, as a rule. A stream that has just written several turns in
-        a row is given 2 ms, or in a loop with so much to do that its turns are longer, some of
-        those: it is faster than anybody reads along, and a system call costs as much as a dozen
-        of its items.
-        """
+        """See to it that what is written from now on leaves soon."""
         if not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
-        self._began = now
-        self._breathe_at = now + _MAX_SECONDS
-        if now - self._left >= max(_MAX_SECONDS, self._pace):
-            self._streak = 0
-            self._loop.call_soon(self.flush)
-        elif self._streak < _HOT_STREAK:
-            self._streak += 1
-            self._loop.call_soon(self.flush)
-        else:
-            delay = min(max(_MAX_SECONDS, _HOT_TURNS * self._pace), _MAX_DELAY)
-            self._breathe_at += delay + self._pace
+        self._pacing.begin(now)
+        self._loop.call_soon(self._turned)
+
+    def _turned(self) -> None:
+        """Flush at the end of a turn, or later."""
+        if not self._writes or self._timer is not None:
+            return  # they were flushed before; there may be new ones
+        delay = self._pacing.turned(time.monotonic())
+        if delay > 0:
             self._timer = self._loop.call_later(delay, self.flush)
+        else:
+            self.flush()
 
     def flush(self) -> None:
         """Hand what is queued to the transport now."""
@@ -253,14 +240,13 @@ class FrameConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._send()
         if writes:
-            self._pace = (self._left - self._began) / writes
+            self._pacing.end(time.monotonic(), writes)
+        self._send()
 
     def _send(self) -> None:
         if not self._pending or self._transport is None or self._transport.is_closing():
             return
-        self._left = time.monotonic()
         buffers, size = self._pending, self._pending_bytes
         self._pending, self._pending_bytes = [], 0
         if size < _LARGE_BUFFER * len(buffers):

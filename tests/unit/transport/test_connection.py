@@ -193,8 +193,10 @@ async def test_a_stream_that_writes_turn_after_turn_is_given_time_to_write_more(
         await _turns(1)
     assert transport.calls == [b"0", b"1", b"2", b"3"]  # the first ones leave at once
     connection.write(b"4")
+    now += turn
+    await _turns(1)
     [(seconds, flush)] = later
-    assert seconds == pytest.approx(given)
+    assert turn + seconds == pytest.approx(given)
     for number in range(5, 8):
         now += given / 4
         connection.write(b"%d" % number)
@@ -208,6 +210,117 @@ async def test_a_stream_that_writes_turn_after_turn_is_given_time_to_write_more(
     await _turns(1)
     assert transport.calls[5:] == [b"8"]
     assert len(later) == 1
+
+
+class Clock:
+    """The time and the timer of one connection; neither moves by itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.timer: asyncio.TimerHandle | None = None
+        self.timers = 0
+        self._flush: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(self._loop, "call_later", self._call_later)
+
+    def _call_later(self, seconds: float, flush: Callable[[], None]) -> asyncio.TimerHandle:
+        self.timers += 1
+        self._flush = flush
+        self.timer = asyncio.TimerHandle(self.now + seconds, flush, (), self._loop)
+        return self.timer
+
+    async def idle(self, seconds: float) -> None:
+        """Let the loop do nothing for so long; it flushes when it should."""
+        await _turns(1)
+        end = self.now + seconds
+        if self.timer is not None and self.timer.when() <= end:
+            self.now = max(self.now, self.timer.when())
+            self.timer = None
+            self._flush()
+        self.now = end
+
+
+async def _hot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[FrameConnection, FakeTransport, Clock]:
+    """Return a connection that has written turn after turn of a busy loop: a timer flushes it."""
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    clock = Clock(monkeypatch)
+    for _ in range(5):
+        connection.write(b"x")
+        clock.now += 0.03
+        await _turns(1)
+    assert clock.timer is not None
+    return connection, transport, clock
+
+
+async def test_a_stream_that_was_hot_in_a_busy_loop_leaves_promptly_in_an_idle_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport, clock = await _hot(monkeypatch)
+    for _ in range(20):
+        connection.write(b"x")
+        await clock.idle(0.025)
+    transport.calls.clear()
+    for number in range(1, 21):
+        connection.write(b"x")
+        await clock.idle(0.003)
+        assert transport.calls == [b"x"] * number
+        await clock.idle(0.022)
+
+
+async def test_a_writer_that_never_awaits_holds_the_loop_no_longer_because_its_stream_is_hot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    clock = Clock(monkeypatch)
+    held: list[int] = []  # writes before the loop turns
+    for _ in range(20):
+        held.append(0)
+        while not connection.breath_due:
+            connection.write(b"x")
+            held[-1] += 1
+            clock.now += 0.0009
+        connection.flush()
+        await _turns(1)
+    assert held == [4] * 20
+    assert clock.timer is None
+
+
+async def test_a_hot_stream_that_is_flushed_in_between_has_one_timer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport, clock = await _hot(monkeypatch)
+    connection.flush()
+    transport.calls.clear()
+    clock.timers = 0
+    for item in (b"0", b"1", b"2"):
+        connection.flush()
+        connection.write(item)
+    clock.now += 0.001
+    await _turns(1)
+    assert transport.calls == [b"0", b"1"]
+    assert clock.timers == 1
+    await clock.idle(0.05)
+    assert transport.calls == [b"0", b"1", b"2"]
+
+
+def _reset_by_peer(connection: FrameConnection) -> None:
+    connection.connection_lost(ConnectionResetError("reset"))
+
+
+@pytest.mark.parametrize("lose", [FrameConnection.abort, _reset_by_peer])
+async def test_a_connection_that_is_lost_leaves_no_timer_behind(
+    monkeypatch: pytest.MonkeyPatch, lose: Callable[[FrameConnection], None]
+) -> None:
+    connection, _, clock = await _hot(monkeypatch)
+    assert clock.timer is not None
+    assert not clock.timer.cancelled()
+    lose(connection)
+    assert clock.timer.cancelled()
 
 
 async def test_a_writer_waits_for_a_slow_peer_and_goes_on_when_it_reads(

@@ -1,0 +1,61 @@
+"""When what a stream writes leaves: at the end of the loop's turn, or joined with more.
+
+A pure class: it is told the time, in seconds of a monotonic clock, and acts on nothing.
+
+A stream that has just written several turns in a row is *hot*: it is faster than anybody reads
+along, and a system call costs as much as a dozen of its items. So its writes are joined for 2 ms,
+and for the time of six of them in a busy loop where that is longer: a loop with so much to do is
+slowed down most by its system calls. Six writes are six of its turns there, as they can't follow
+each other faster. In an idle loop they say nothing about it; that a loop is idle is seen by how
+soon the turn of the first write ends.
+"""
+
+from typing import Final
+
+_MAX_SECONDS: Final = 0.002  # before the writer should breathe; what is hot waits as long
+_SOON: Final = 1.5  # times the pace; a write that soon after a flush goes on with the streak
+_HOT_STREAK: Final = 3  # flushes
+_HOT_WRITES: Final = 6  # that a hot stream of a busy loop is given for one flush
+_MAX_DELAY: Final = 0.05  # seconds; the time for these writes is no longer
+_REST: Final = 4  # a turn is taken to be no longer than so many times its rest after a write
+
+
+class Pacing:
+    """The pace of one stream.
+
+    At a first write call :meth:`begin`; when the loop has turned, :meth:`turned`; at the flush,
+    which may come before that, :meth:`end`; and so on from the next write.
+
+    Attributes:
+        breathe_at: Time by which a loop that turns has flushed what was written.
+    """
+
+    def __init__(self) -> None:
+        self.breathe_at = 0.0
+        self._began = 0.0  # time of the first write
+        self._left = 0.0  # time of the last flush
+        self._pace = 0.0  # seconds for each write before the last flush
+        self._streak = 0  # flushes in a row, each soon followed by a write
+
+    def begin(self, now: float) -> None:
+        """Note the first write."""
+        quiet = now - self._left
+        soon = quiet < _MAX_SECONDS or quiet < _SOON * self._pace
+        self._streak = self._streak + 1 if soon else 0
+        self._began = now
+        self.breathe_at = now + _MAX_SECONDS  # for a writer that keeps the loop from turning
+
+    def turned(self, now: float) -> float:
+        """Return how many seconds to wait for more writes; not above 0.0: flush now."""
+        rest = now - self._began
+        if self._streak <= _HOT_STREAK:
+            return 0.0
+        pace = min(self._pace, _REST * rest)
+        delay = min(max(_MAX_SECONDS, _HOT_WRITES * pace), _MAX_DELAY)
+        self.breathe_at += delay + self._pace
+        return delay - rest
+
+    def end(self, now: float, writes: int) -> None:
+        """Note the flush of ``writes`` writes, at least one."""
+        self._pace = (now - self._began) / writes
+        self._left = now
