@@ -55,7 +55,13 @@ class Backlog:
         return self._now.pop()
 
     def change(self) -> "asyncio.Future[None]":
-        """Return a future of the next :meth:`wake`, for the one reader to await."""
+        """Return a future of the next :meth:`wake`, for the one reader to await.
+
+        Raises:
+            RuntimeError: If another reader awaits it.
+        """
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("a stream has one reader at a time")
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 

@@ -24,6 +24,18 @@ _CLOSE_TIMEOUT: Final = 10.0  # seconds from the stream's end to the worker's ow
 _HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
 
 
+class AcceptedConnection(FrameConnection):
+    """A connection of a requester, which a forked child has to let go of."""
+
+    @property
+    def descriptor(self) -> int:
+        """Return the number of its file; -1 if it is gone."""
+        if self._transport is None:
+            return -1
+        number: int = self._transport.get_extra_info("socket").fileno()
+        return number
+
+
 class IncomingConnection:
     """One worker's connection, on its way to the stream that it names.
 
@@ -55,9 +67,10 @@ class IncomingConnection:
         self._dismissed = False
         self._limits = limits
         # 64 KiB for whoever may connect; large items only from a worker that was asked for.
-        self.connection = FrameConnection(self, limits=_HANDSHAKE_LIMITS)
+        self.connection = AcceptedConnection(self, limits=_HANDSHAKE_LIMITS)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(handshake_timeout, self.connection.reset)
+        self._handshaking = loop.call_later(handshake_timeout, self.connection.reset)
+        self._closing: asyncio.TimerHandle | None = None
 
     # --- FrameHandler -----------------------------------------------------------------
 
@@ -77,7 +90,7 @@ class IncomingConnection:
             case RequesterEvent.REFUSAL if self._receiver is not None:
                 assert self._end.prologue is not None  # noqa: S101 -- set by receive()
                 self._receiver.refuse(self._end.prologue)
-                self._close_later()  # the worker's sentinel is under way
+                self.close_later()  # the worker's sentinel is under way
             case RequesterEvent.SENTINEL:
                 self._sentinel()
             case _:
@@ -89,18 +102,21 @@ class IncomingConnection:
             return
         receiver, taken = self._receiver, 0
         if receiver is not None and self._end.state is RequesterState.STREAMING:
+            was_over = receiver.end is not None
             taken = receiver.receive_bodies(parts)
             if taken:
                 self._end.advance(RequesterEvent.FINAL)
+            elif was_over:
+                self.send(KILL_FRAME)  # an item broke the stream off, and no final came behind it
             if receiver.end is not None:
-                self._close_later()
+                self.close_later()
             if not taken:
                 return
         for part in parts[taken:]:  # they come when they should not
             self.frame_received(TwoPartMessage(data=part))
 
     def _handshake(self, handshake: CallHomeHandshake) -> None:
-        self._timer.cancel()
+        self._handshaking.cancel()
         receiver = self._claim(handshake)
         verdict = Verdict.SPENT if receiver is None else receiver.judge(handshake.offer)
         if receiver is None or verdict is Verdict.SPENT:
@@ -118,7 +134,7 @@ class IncomingConnection:
 
     def _sentinel(self) -> None:
         self._detach(LineEnd.SENTINEL, "the worker ended it without a final")
-        self.connection.close()
+        self._close()
 
     def protocol_failed(self, error: ProtocolError) -> None:
         """A frame that is not allowed: tell the worker, end."""
@@ -133,11 +149,13 @@ class IncomingConnection:
     def peer_finished(self) -> None:
         """A FIN: after the sentinel expected, before the final a loss."""
         self._detach(LineEnd.LOST, "the worker closed the connection")
-        self.connection.close()
+        self._close()
 
     def connection_lost(self, error: PublishError | None) -> None:
         """The connection is gone."""
-        self._timer.cancel()
+        self._handshaking.cancel()
+        if self._closing is not None:
+            self._closing.cancel()
         self._detach(LineEnd.LOST, str(error) if error else "the connection was closed")
         self._receiver = None
         self._on_closed(self)
@@ -146,10 +164,10 @@ class IncomingConnection:
         if self._receiver is not None:
             self._receiver.detach(self, how, why)
 
-    def _close_later(self) -> None:
-        self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_CLOSE_TIMEOUT, self.connection.close)
+    def _close(self) -> None:
+        """Close once the worker has read what is written; a frozen one reads nothing."""
+        self.close_later()
+        self.connection.close()
 
     # --- the stream's side ------------------------------------------------------------
 
@@ -176,6 +194,15 @@ class IncomingConnection:
             self.connection.pause_reading()
         else:
             self.connection.resume_reading()
+
+    def close_later(self) -> None:
+        """Give the worker a while to close. Asked again, it is the same while.
+
+        Then what is unsent is dropped: a close would wait for a worker that is frozen.
+        """
+        if self._closing is None:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.call_later(_CLOSE_TIMEOUT, self.connection.abort)
 
     def close(self) -> None:
         """Kill the stream that is received here, and close: at once, or when its worker does."""
@@ -210,7 +237,7 @@ class IncomingConnection:
     def _leave(self) -> None:
         self.connection.half_close()
         self.connection.resume_reading()
-        self._close_later()
+        self.close_later()
 
     def _in_its_own_turn(self, do: Callable[..., None], *arguments: object) -> None:
         """Do what may fail on a dead connection where no other connection is being served."""

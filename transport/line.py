@@ -28,6 +28,9 @@ class Line(Protocol):
     def hold_back(self, value: bool) -> None:
         """Stop or resume reading."""
 
+    def close_later(self) -> None:
+        """The stream is over: give the worker a while to close."""
+
     def discard(self) -> None:
         """Reset it: its subject is spent."""
 

@@ -5,9 +5,12 @@ The only file that opens listening sockets. Source: protocol section 8.1, 8.2 an
 
 import asyncio
 import ipaddress
+import os
 import socket
 import uuid
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import ifaddr
@@ -22,7 +25,8 @@ from dialback.transport.two_part import MAX_CONTROL_BYTES, MAX_DATA_BYTES, Frame
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for the first frame of a connection, as Dynamo 1.6 has it."""
-_BACKLOG: Final = 1024
+_BACKLOG: Final = 1024  # connections that wait in the kernel
+_ACCEPTED_AT_ONCE: Final = 16  # in one turn of the loop
 _CLOSING: Final = 1.0  # seconds for the connections that are left to close by themselves
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 -- only when asked for
 
@@ -71,13 +75,15 @@ class ResponseListener:
         loop = asyncio.get_running_loop()
         try:
             self._server = await loop.create_server(
-                lambda: self._incoming().connection, host, self._port, backlog=_BACKLOG
+                lambda: self._incoming().connection, host, self._port, backlog=_ACCEPTED_AT_ONCE
             )
         except OSError as error:
             raise ConfigError(
                 f"cannot listen for answers on {host}:{self._port}: {error.strerror or error};"
                 " set DIALBACK_RESPONSE_HOST and DIALBACK_RESPONSE_PORT"
             ) from error
+        _lengthen_backlog(self._server)
+        _started.add(self)
         bound = self._server.sockets[0].getsockname()
         name, port = advertised
         self.address = Address(name or _dialable(bound[0]), port or bound[1])
@@ -140,6 +146,13 @@ class ResponseListener:
             incoming.connection.abort()
         await self._wait_closed()
 
+    def descriptors(self) -> list[int]:
+        """Return the numbers of the files that are open: of its ports and its connections."""
+        ports = self._server.sockets if self._server is not None else ()
+        numbers = [port.fileno() for port in ports]
+        numbers += [incoming.connection.descriptor for incoming in self._connections]
+        return [number for number in numbers if number >= 0]
+
     async def _wait_closed(self) -> None:
         waiting = (incoming.connection.wait_closed(_CLOSING) for incoming in self._connections)
         await asyncio.gather(*waiting)
@@ -163,6 +176,39 @@ class ResponseListener:
     def _settled(self, receiver: ResponseReceiver) -> None:
         """No further worker may serve the stream: the subject is spent."""
         self._registered.pop(receiver.subject, None)
+
+
+_started: Final[weakref.WeakSet[ResponseListener]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked child: let go of the parent's ports and connections.
+
+    A connection is closed when every process that has it has closed it; the child may live long,
+    and the worker would wait for the end as long. The numbers stay in use, for a file that does
+    nothing: the parent's objects are here, too, and may close them once more.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for listener in list(_started):
+        for number in listener.descriptors():
+            with suppress(OSError):
+                os.dup2(nothing, number, inheritable=False)
+    os.close(nothing)
+
+
+if hasattr(os, "register_at_fork"):  # where there is no fork there is nothing to do
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _lengthen_backlog(server: asyncio.Server) -> None:
+    """Let more connections wait in the kernel than are accepted in one turn of the loop.
+
+    For asyncio both are one number. But with no file descriptor left it logs a traceback for each
+    connection that it would accept in one turn.
+    """
+    for port in server.sockets:
+        with port.dup() as same:
+            same.listen(_BACKLOG)
 
 
 def interface_address(name: str) -> str | None:

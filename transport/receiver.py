@@ -119,17 +119,21 @@ class ResponseReceiver:
             EngineRefusedError: If the engine refused the request.
             StreamInterrupted: If the stream ended before its final.
             RequestTimeoutError, DeadlineExceededError: What :meth:`fail` was given.
+            RuntimeError: If another task waits for the next item.
         """
         backlog = self._backlog
         while not backlog.size:
             if self.end is not None:
-                raise self._error or StopAsyncIteration
+                raise _twin(self._error) if self._error is not None else StopAsyncIteration
             await backlog.change()
         item = backlog.take()
         if self.held_back and backlog.roomy:
             self._hold_back(False)
         if isinstance(item, ResponseError):
-            raise item
+            try:
+                raise item
+            finally:
+                del item  # or the error, its traceback and this frame would keep each other
         self.items += 1
         return item
 
@@ -179,13 +183,16 @@ class ResponseReceiver:
     def judge(self, offer: ResumeOffer | None) -> fencing.Verdict:
         """Decide whether a worker that dials now may serve the stream.
 
-        One that would replace a worker whose engine has failed may not: the stream is complete.
+        One that would replace a worker whose engine has failed may not: the stream is complete,
+        and the worker that failed has a while to end it in order.
         """
         serving = fencing.Serving(self._current.offer) if self._current is not None else None
         verdict = fencing.judge(
             offer if self.resumable else None, serving, self._tally.items, dialled=self.dialled
         )
         if verdict is fencing.Verdict.SERVES and self._failed:
+            if self._current is not None:
+                self._current.close_later()
             self._finish(EndState.COMPLETE)
             return fencing.Verdict.SPENT
         return verdict
@@ -332,6 +339,7 @@ class ResponseReceiver:
     def _finish(self, state: EndState) -> None:
         self.end = state
         self._cancel_patience()
+        self._tally.forget_history()
         if self.held_back:
             self._hold_back(False)
         self._backlog.wake()
@@ -346,6 +354,18 @@ class ResponseReceiver:
         self.held_back = value
         if self._current is not None:
             self._current.hold_back(value)
+
+
+def _twin(error: DialbackError) -> DialbackError:
+    """Return an equal error to raise.
+
+    The traceback of an error that was raised keeps its caller's frames, and with them the stream;
+    if the stream kept the error, only the garbage collector could free them.
+    """
+    kind = type(error)
+    twin = kind.__new__(kind, *error.args)
+    vars(twin).update(vars(error))
+    return twin
 
 
 def _item_of(annotated: Annotated) -> object:

@@ -62,6 +62,10 @@ class Tally:
         else:
             history.extend(bodies)
 
+    def forget_history(self) -> None:
+        """Keep no items any longer: the stream has ended, and there is no next worker."""
+        self._history = None
+
     def worker_ended(self, *, blameless: bool) -> None:
         """A worker's connection ended before the final.
 

@@ -4,7 +4,7 @@ Everything that can be wrong with a request is said here, before anything is reg
 sent. Source: protocol sections 4 and 5.3, overview section 2.
 """
 
-import math
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -43,6 +43,10 @@ _SUBJECT_SIZE: Final = 36  # a UUID
 _ADDRESS_SIZE: Final = 64  # a generous host:port
 HISTORY_BYTES: Final = 16 * 1024 * 1024
 """Items of one stream that are kept for its next worker, unless another number is given."""
+_MAX_SECONDS: Final = 1e9
+"""31 years; in nanoseconds since 1970 it still fits into 64 bits."""
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # others are not published
+_NOTHING: Final[Mapping[str, str]] = {}
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -52,6 +56,7 @@ class Request:
 
     Attributes:
         request_id: Its id.
+        id_is_new: Whether the id was made for it, so that no other request can have it.
         endpoint: Where it is sent.
         subject: NATS subject to publish to.
         codec: Codec of its body and of the answers.
@@ -65,6 +70,7 @@ class Request:
     """
 
     request_id: str
+    id_is_new: bool
     endpoint: Endpoint
     subject: str
     codec: PayloadCodec
@@ -95,25 +101,29 @@ class Request:
         """Check and encode a request.
 
         Raises:
-            ConfigError: If endpoint, lane, codec, metadata or a number of seconds are wrong.
+            ConfigError: If any other argument is wrong.
             SerializationError: If the value cannot be written in the codec.
             PayloadTooLargeError: If id and metadata are over 128 KiB.
         """
+        _check_kinds(endpoint, context)
         where = Endpoint.parse(endpoint)
         chosen = _choice(PayloadCodec, "codec", codec)
-        name = request_id or str(uuid.uuid4())
+        name = _chosen_id(request_id) if request_id else str(uuid.uuid4())
+        given = _mapping("metadata", metadata) if metadata else _NOTHING
+        extra = _headers(headers) if headers else _NOTHING
         inherited = context.metadata if context is not None else {}
         traced = (context.trace_headers() or {}) if context is not None else {}
         request = cls(
             request_id=name,
+            id_is_new=not request_id,
             endpoint=where,
             subject=where.request_subject(_choice(Lane, "lane", lane), subject_token(name)),
             codec=chosen,
             body=encode_value(value, chosen),
-            metadata=_metadata({**inherited, **(metadata or {})}),
+            metadata=_texts("metadata", {**inherited, **given}),
             timeout=_seconds("timeout", timeout),
             deadline=_seconds("deadline", deadline),
-            extra_headers={**traced, **(headers or {})},
+            extra_headers={**traced, **extra},
             context=context,
             resume=resume,
         )
@@ -168,11 +178,12 @@ def resumption(resumable: bool, timeout: float, keep_history: bool | int) -> Res
     """Return how a stream goes on without its worker, from the arguments of ``generate``.
 
     Raises:
-        ConfigError: If the timeout is no number of seconds, or the history does not fit into
-            one frame.
+        ConfigError: If the timeout is no number of seconds, or the history no number of bytes
+            that fits into one frame.
     """
     if not resumable:
         return None
+    _check_bytes("keep_history", keep_history)
     history_bytes = HISTORY_BYTES if keep_history is True else int(keep_history)
     if not 0 <= history_bytes <= MAX_DATA_BYTES:
         raise ConfigError(f"keep_history {keep_history!r} is not within 0 and {MAX_DATA_BYTES}")
@@ -188,16 +199,55 @@ def _choice(kind: type[_Choice], what: str, value: str) -> _Choice:
 
 
 def _seconds(what: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{what} {value!r} is no number of seconds above 0")
+    try:
+        if 0 < value <= _MAX_SECONDS:  # not so for "not a number"
+            return float(value)
+    except TypeError:
+        pass  # no number at all
+    raise ConfigError(f"{what} {value!r} is no number of seconds above 0, up to {_MAX_SECONDS:g}")
+
+
+def _check_bytes(what: str, value: object) -> None:
+    if not isinstance(value, int):
+        raise ConfigError(f"{what} {value!r} is no bool or number of bytes")
+
+
+def _check_kinds(endpoint: object, context: object) -> None:
+    if not isinstance(endpoint, str):
+        raise ConfigError(f"endpoint {endpoint!r} is no text")
+    if context is not None and not isinstance(context, Context):
+        raise ConfigError(f"context {context!r} is no Context")
+
+
+def _chosen_id(request_id: str) -> str:
+    if not _is_text(request_id):
+        raise ConfigError(f"request_id {request_id!r} is no text")
+    return request_id
+
+
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    checked = _texts("headers", _mapping("headers", headers))
+    for name in checked:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"headers: {name!r} cannot be the name of one")
+    return checked
+
+
+def _mapping(what: str, value: Mapping[str, str]) -> Mapping[str, str]:
+    if not _is_mapping(value):
+        raise ConfigError(f"{what} {value!r} is no map of strings")
     return value
 
 
-def _metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    wrong = [key for key, value in metadata.items() if not _is_text(key) or not _is_text(value)]
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _texts(what: str, texts: Mapping[str, str]) -> Mapping[str, str]:
+    wrong = [key for key, value in texts.items() if not _is_text(key) or not _is_text(value)]
     if wrong:
-        raise ConfigError(f"metadata is a map of strings; {wrong[0]!r} is not")
-    return metadata
+        raise ConfigError(f"{what} is a map of strings; {wrong[0]!r} is not")
+    return texts
 
 
 def _is_text(value: object) -> bool:

@@ -5,15 +5,14 @@ Source: overview sections 2 and 4 (first step), protocol section 8.
 """
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Self
 
 from dialback.errors import (
+    ConfigError,
     DuplicateRequestError,
-    QueueError,
     RequestTimeoutError,
     StreamMissingError,
 )
@@ -30,8 +29,7 @@ from dialback.tasks import cancel_and_wait
 from dialback.transport.line import Interruption
 from dialback.transport.listener import ResponseListener, local_address_towards
 from dialback.transport.receiver import ResponseReceiver
-
-logger = logging.getLogger(__name__)
+from dialback.withdrawal import WITHDRAWAL, Recalls, withdraw
 
 DEFAULT_TIMEOUT: Final = 60.0
 """Seconds until the first item."""
@@ -39,14 +37,14 @@ DEFAULT_DEADLINE: Final = 600.0
 """Seconds for the whole stream."""
 DEFAULT_RESUME_TIMEOUT: Final = 60.0
 """Seconds without any worker: twice the lease, after which a killed worker's request is free."""
-_WITHDRAWAL: Final = 5.0  # seconds, for all requests that wait when the requester is closed
 _ROOM_FOR_DEAD_LETTER: Final = 1024  # bytes; a dead letter carries more headers than its request
 
 
 class Requester:
     """Sends requests to endpoints and receives their streams.
 
-    Use as an async context manager, or call :meth:`start` and :meth:`close`.
+    Use as an async context manager, or call :meth:`start` and :meth:`close`. It belongs to the
+    event loop that it was started in.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -58,7 +56,9 @@ class Requester:
         self._settings = settings or Settings.load()
         self._client: QueueClient | None = None
         self._listener: ResponseListener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # since start() was called
         self._streams: set[ResponseStream] = set()
+        self._recalls = Recalls()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -71,9 +71,21 @@ class Requester:
         """Connect to NATS and listen for workers.
 
         Raises:
+            RuntimeError: If it is started already, here or in another event loop.
             ServerUnavailableError: If no server answers.
             ConfigError: If the listening address is not this machine's.
         """
+        self._check_loop()
+        if self._loop is not None:
+            raise RuntimeError("the requester is started already")
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._client, self._listener = await self._open()
+        except BaseException:
+            self._loop = None
+            raise
+
+    async def _open(self) -> tuple[QueueClient, ResponseListener]:
         settings = self._settings
         client = await QueueClient.open(
             settings.server_address(),
@@ -92,19 +104,25 @@ class Requester:
         except BaseException:
             await client.close()
             raise
-        self._client, self._listener = client, listener
+        return client, listener
 
     async def close(self) -> None:
         """Interrupt what is still streaming, stop listening, disconnect.
 
         Running streams fail with ``StreamInterrupted`` and their workers are told to end;
         requests that no worker serves are removed, for which all together have 5 s.
+
+        Raises:
+            RuntimeError: If it was started in another event loop.
         """
+        self._check_loop()
         listener, self._listener = self._listener, None
         try:
             await self._interrupt_streams()
         finally:
             client, self._client = self._client, None
+            if client is not None:
+                self._loop = None
             if listener is not None:
                 await listener.close()
             if client is not None:
@@ -113,10 +131,11 @@ class Requester:
     async def _interrupt_streams(self) -> None:
         why = "the requester was closed"
         tasks = [asyncio.create_task(stream.interrupt(why)) for stream in self._streams]
+        tasks += self._recalls.running
         if not tasks:
             return
         try:
-            await asyncio.wait(tasks, timeout=_WITHDRAWAL)
+            await asyncio.wait(tasks, timeout=WITHDRAWAL)
         finally:
             await cancel_and_wait(*tasks, within=0.0)
 
@@ -152,7 +171,8 @@ class Requester:
             deadline: Seconds for the whole stream.
             lane: ``high``, ``normal`` or ``low``.
             request_id: Id of the request; a UUID by default. The same id within the
-                stream's duplicate window (10 minutes) is refused.
+                stream's duplicate window (10 minutes) is refused. A request with an id of yours
+                is not withdrawn if you leave before it is acknowledged.
             metadata: String map for the engine.
             headers: NATS headers to send along, ``traceparent`` for instance.
             codec: ``json`` or ``msgpack``, if not the settings' one.
@@ -173,6 +193,8 @@ class Requester:
             RuntimeError: If the requester was not started.
         """
         self._started()
+        if on_interruption is not None and not callable(on_interruption):
+            raise ConfigError(f"on_interruption {on_interruption!r} cannot be called")
         prepared = Request.prepare(
             endpoint,
             request,
@@ -191,7 +213,12 @@ class Requester:
     def register(
         self, request: Request, on_interruption: Callable[[Interruption], None] | None
     ) -> ResponseReceiver:
-        """Register a stream subject for a request; used by :class:`ResponseStream`."""
+        """Register a stream subject for a request; used by :class:`ResponseStream`.
+
+        Raises:
+            RuntimeError: If the requester is not started, or was in another event loop.
+        """
+        self._check_loop()
         return self._started()[1].register(
             request.codec, resume=request.resume, on_interruption=on_interruption
         )
@@ -213,6 +240,9 @@ class Requester:
         )
         try:
             ack = await Scope().run(publishing, within=request.patience)
+        except asyncio.CancelledError:
+            self._recalls.begin(client, request)
+            raise
         except StreamMissingError as error:
             raise stream_missing(request.endpoint) from error
         if ack is None:
@@ -229,12 +259,12 @@ class Requester:
 
     async def withdraw(self, ack: PubAck) -> None:
         """Remove a request that no worker serves; best effort, its headers expire it anyway."""
-        if self._client is None:
-            return
-        try:
-            await self._client.api.delete_message(ack.stream, ack.sequence)
-        except QueueError as error:
-            logger.debug("request not withdrawn", extra={"reason": str(error), "seq": ack.sequence})
+        if self._client is not None:
+            await withdraw(self._client, ack)
+
+    def _check_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("this requester belongs to another event loop; start one in each")
 
     def _started(self) -> tuple[QueueClient, ResponseListener]:
         if self._client is None or self._listener is None:

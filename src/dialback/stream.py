@@ -105,7 +105,8 @@ class ResponseStream:
         """Publish the request.
 
         Raises:
-            RuntimeError: If the stream was entered before, or the requester is closed.
+            RuntimeError: If the stream was entered before, or the requester is closed or
+                belongs to another event loop.
             StreamMissingError: If no worker has ever created the endpoint's queue.
             QueueFullError: If the queue refuses more requests.
             PayloadTooLargeError: If the request is too large for the server.
@@ -133,8 +134,10 @@ class ResponseStream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.kill()
-        self._finish()
+        try:
+            await self.kill()
+        finally:
+            self._finish()  # also if the withdrawal is cancelled
 
     def __aiter__(self) -> Self:
         return self
@@ -149,6 +152,7 @@ class ResponseStream:
             ResponseError: For an error item, as the class of :mod:`dialback.errors` that
                 the engine raised; what follows can still be read.
             StreamInterrupted: If the stream ended before its final and nobody can go on with it.
+            RuntimeError: If another task waits for the next item: a stream has one reader.
         """
         return self._receiver.next_item()  # not awaited here: one coroutine for an item, not two
 

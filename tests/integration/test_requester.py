@@ -320,7 +320,7 @@ async def test_a_request_that_is_being_published_is_withdrawn_too(
 async def test_a_requester_closes_without_its_server(
     own_server: EmbeddedServer, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dialback.requester._WITHDRAWAL", 0.01)
+    monkeypatch.setattr("dialback.requester.WITHDRAWAL", 0.01)
     settings = Settings.load(server=own_server.url)
     client = await QueueClient.open(settings.server_address(), name="test", role="operator")
     await Topology(client.api, endpoint, QueueSettings()).ensure()

@@ -1,3 +1,5 @@
+import pytest
+
 from dialback.transport.backlog import MAX_BUFFERED_BYTES, MAX_BUFFERED_ITEMS, Backlog
 
 
@@ -50,3 +52,13 @@ async def test_a_reader_that_gave_up_is_not_woken() -> None:
     change = backlog.change()
     backlog.wake()
     await change
+
+
+async def test_it_has_one_reader_at_a_time() -> None:
+    backlog = Backlog()
+    change = backlog.change()
+    with pytest.raises(RuntimeError, match="one reader at a time"):
+        backlog.change()
+    backlog.put(["a"], 1)
+    await change
+    assert not backlog.change().done()

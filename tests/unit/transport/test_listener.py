@@ -1,7 +1,10 @@
 import asyncio
 import ipaddress
+import os
+import resource
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import ifaddr
@@ -22,6 +25,8 @@ from dialback.transport.messages import PayloadCodec
 from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.response_stream import EndState
 from dialback.transport.two_part import TwoPartMessage, encode
+from support.forking import forked_child
+from support.listening import address_of, has_connections
 from support.scripted_worker import FINAL, PROLOGUE, SENTINEL, dialling, handshake, item
 
 JSON = PayloadCodec.JSON
@@ -37,19 +42,6 @@ def _can_bind(host: str) -> bool:
 
 
 LOOPBACKS = [LOOPBACK, *(["::1"] if _can_bind("::1") else [])]
-
-
-@pytest.fixture
-async def listener() -> AsyncGenerator[ResponseListener]:
-    listener = ResponseListener()
-    await listener.start()
-    yield listener
-    await listener.close()
-
-
-def _address(listener: ResponseListener) -> Address:
-    assert listener.address is not None
-    return listener.address
 
 
 async def _all_of(receiver: ResponseReceiver) -> list[Any]:
@@ -89,7 +81,7 @@ async def test_many_streams_share_one_port_and_are_kept_apart(listener: Response
     receivers = [listener.register(JSON) for _ in range(50)]
     assert len({receiver.subject for receiver in receivers}) == 50
     assert listener.registered == 50
-    address = _address(listener)
+    address = address_of(listener)
     serving = [_serve(address, receiver, number) for number, receiver in enumerate(receivers)]
     reading = [_all_of(receiver) for receiver in receivers]
     results = (await asyncio.gather(*reading, *serving))[:50]
@@ -115,7 +107,7 @@ async def test_a_first_frame_that_names_no_stream_is_reset(
     listener: ResponseListener, frame: bytes
 ) -> None:
     receiver = listener.register(JSON)
-    assert await _is_reset(_address(listener), frame, PROLOGUE, item(1), SENTINEL)
+    assert await _is_reset(address_of(listener), frame, PROLOGUE, item(1), SENTINEL)
     assert listener.registered == 1
     assert not receiver.dialled
 
@@ -124,15 +116,15 @@ async def test_a_wrong_stream_type_is_reset_and_the_registration_stays_valid(
     listener: ResponseListener,
 ) -> None:
     receiver = listener.register(JSON)
-    assert await _is_reset(_address(listener), handshake(receiver.subject, "request"))
-    await asyncio.gather(_serve(_address(listener), receiver, 1), _all_of(receiver))
+    assert await _is_reset(address_of(listener), handshake(receiver.subject, "request"))
+    await asyncio.gather(_serve(address_of(listener), receiver, 1), _all_of(receiver))
     assert receiver.end is EndState.COMPLETE
 
 
 async def test_a_spent_subject_is_reset(listener: ResponseListener) -> None:
     receiver = listener.register(JSON)
-    await asyncio.gather(_serve(_address(listener), receiver, 1), _all_of(receiver))
-    assert await _is_reset(_address(listener), handshake(receiver.subject))
+    await asyncio.gather(_serve(address_of(listener), receiver, 1), _all_of(receiver))
+    assert await _is_reset(address_of(listener), handshake(receiver.subject))
 
 
 async def test_a_connection_without_a_handshake_is_reset_after_a_time() -> None:
@@ -159,7 +151,7 @@ async def test_the_handshakes_time_limit_does_not_bound_the_stream() -> None:
 async def test_a_connection_that_closes_without_a_word_is_dropped(
     listener: ResponseListener,
 ) -> None:
-    async with dialling(_address(listener)) as worker:
+    async with dialling(address_of(listener)) as worker:
         worker.half_close()
         assert await worker.frame() is None
     assert listener.connections == 0
@@ -182,16 +174,49 @@ async def test_before_its_handshake_nobody_may_announce_more_than_64_kib(
 ) -> None:
     receiver = listener.register(JSON)
     head = encode(b"", b"x" * (64 * 1024 + 1))[:24]
-    async with dialling(_address(listener), head) as stranger:
+    async with dialling(address_of(listener), head) as stranger:
         assert await stranger.frame() is None
     assert listener.connections == 0
     large = "x" * 100_000  # after it a worker may
     async with dialling(
-        _address(listener), handshake(receiver.subject), PROLOGUE, item(large)
+        address_of(listener), handshake(receiver.subject), PROLOGUE, item(large)
     ) as worker:
         assert await receiver.next_item() == large
         receiver.kill()
         await worker.frames()
+
+
+@contextmanager
+def _no_descriptor_left() -> Generator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_descriptors_many_may_wait_and_few_are_complained_of(
+    listener: ResponseListener,
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    complained = asyncio.Event()
+
+    def complain(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        complaints.append(context)
+        complained.set()
+
+    asyncio.get_running_loop().set_exception_handler(complain)
+    address = address_of(listener)
+    with ExitStack() as stack:
+        for _ in range(100):  # the loop does not turn: the kernel alone takes them
+            stack.enter_context(socket.create_connection((address.host, address.port), timeout=10))
+        with _no_descriptor_left():
+            await complained.wait()
+        assert len(complaints) <= 16
+        await has_connections(listener, 100)
 
 
 # --- closing ------------------------------------------------------------------------------
@@ -230,7 +255,7 @@ async def test_close_aborts_a_connection_that_does_not_close(
     monkeypatch.setattr(FrameConnection, "close", close)
     monkeypatch.setattr(FrameConnection, "wait_closed", impatient)
     opening = handshake(receiver.subject) + PROLOGUE + item(1)
-    async with dialling(_address(listener), opening) as worker:
+    async with dialling(address_of(listener), opening) as worker:
         assert await receiver.next_item() == 1
         await listener.close()
         while await worker.frame() is not None:
@@ -290,7 +315,7 @@ async def test_an_advertised_address_that_is_none_is_a_configuration_error(adver
 
 async def test_a_port_that_is_taken_is_a_configuration_error(listener: ResponseListener) -> None:
     with pytest.raises(ConfigError, match="set DIALBACK_RESPONSE_HOST and DIALBACK_RESPONSE_PORT"):
-        await ResponseListener(port=_address(listener).port).start()
+        await ResponseListener(port=address_of(listener).port).start()
 
 
 async def test_a_host_that_is_not_this_machines_is_a_configuration_error() -> None:
@@ -397,6 +422,11 @@ def test_towards_a_server_that_cannot_be_resolved_this_machine_is_loopback(
 # --- both ends, on the loop that workers run on -------------------------------------------
 
 
+def _runner(loop: str) -> asyncio.Runner:
+    uv = cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+    return asyncio.Runner(loop_factory=uv if loop == "uvloop" else asyncio.new_event_loop)
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("codec", PayloadCodec)
 def test_our_own_two_ends_understand_each_other(loop: str, codec: PayloadCodec) -> None:
@@ -421,7 +451,28 @@ def test_our_own_two_ends_understand_each_other(loop: str, codec: PayloadCodec) 
         await listener.close()
         return items
 
-    uv = cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
-    factory = uv if loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with _runner(loop) as runner:
         assert runner.run(main()) == [{"i": number} for number in range(5000)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_forked_child_keeps_neither_connections_nor_the_port(loop: str) -> None:
+    async def main() -> None:
+        listener, silent = ResponseListener(), ResponseListener()
+        address = await listener.start()
+        receiver = listener.register(JSON)
+        async with dialling(address, handshake(receiver.subject), PROLOGUE, item(1)) as worker:
+            assert await receiver.next_item() == 1
+            with forked_child():
+                await worker.send(item(2) + FINAL + SENTINEL)
+                async with asyncio.timeout(30):
+                    assert await worker.frame() is None, "the worker sees the end"
+                assert await _all_of(receiver) == [2], "the parent reads on"
+                await listener.close()
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection(address.host, address.port)
+        assert (listener.descriptors(), silent.descriptors()) == ([], [])
+
+    with _runner(loop) as runner:
+        runner.run(main())

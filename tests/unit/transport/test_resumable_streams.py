@@ -541,6 +541,9 @@ class SilentLine:
     def hold_back(self, value: bool) -> None:
         """Nothing is read."""
 
+    def close_later(self) -> None:
+        """Nothing to close."""
+
     def discard(self) -> None:
         """Nothing to reset."""
 
