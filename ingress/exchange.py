@@ -223,7 +223,11 @@ class Exchange:
 
         An engine that cannot resume could only break a stream whose last bytes are under way.
         """
-        if self._session is None or self._sender.peer_closed:
+        if self._session is None:
+            return False
+        if self._sender.left_early:
+            return True
+        if self._sender.peer_closed:
             return False
         shutdown = self._delivery.revocation.reason is Revoked.SHUTDOWN
         return not shutdown or self._session.resumption.able or not self._delivered(run)

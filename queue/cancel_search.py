@@ -1,7 +1,9 @@
 """Finding the queued messages of a request that an operator wants to cancel.
 
-By its subject first, which costs one read for each lane. Requests that Dynamo's callers publish
-share one subject: their id is in the payload only, so the queue has to be read for them.
+By its subject first, which costs one read for each lane and one for each message. The stream's
+leader answers them: it knows every request that was accepted. Requests that Dynamo's callers
+publish share one subject: their id is in the payload only, so the queue has to be read for them.
+That is done in batches, which any replica answers: one that lags may not have the newest yet.
 """
 
 from collections.abc import AsyncIterator
@@ -17,12 +19,14 @@ from dialback.queue.batch_get import read_batch
 from dialback.queue.cancellation import request_id_of
 from dialback.queue.dead_letter import subject_token
 from dialback.queue.inspection import lane_of, time_ns
+from dialback.queue.letter_search import messages
 from dialback.queue.topology import Endpoint, Lane
 
 SEQUENCE: Final = "seq:"
 """Before a sequence, given in place of an id."""
 _MAX_DIGITS: Final = 19
 _BATCH: Final = 256
+_MOST_OF_ONE_ID: Final = 256  # messages in one lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,12 @@ class CancelSearch:
         found = [
             stored
             for lane in Lane
-            async for stored in self._read(self._endpoint.request_subject(lane, token), _BATCH)
+            async for stored in messages(
+                self._api,
+                self._endpoint.stream,
+                _MOST_OF_ONE_ID,
+                self._endpoint.request_subject(lane, token),
+            )
         ]
         return [one for one in found if request_id_of(_delivery(one)) in {given, ""}]
 

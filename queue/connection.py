@@ -9,12 +9,15 @@ import asyncio
 import logging
 import os
 import random
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
+import nkeys  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 import tenacity
 from nats.aio.client import Client
 
@@ -25,7 +28,15 @@ logger = logging.getLogger(__name__)
 
 _RECONNECT_WAIT: Final = 0.2  # seconds, doubled twice at most, and with jitter
 _MAX_RECONNECT_WAIT: Final = 0.8  # a server that is back is noticed within a second
-_PING_INTERVAL: Final = 10  # seconds; nats-py's 120 would leave us blind for minutes
+# Seconds; nats-py's 120 would leave us blind for minutes. A connection ends when the third ping is
+# due and none was answered: a frozen node is noticed after 8 to 12 s. Not shorter, because an
+# engine that blocks the event loop, time after time, delays the answers as well.
+_PING_INTERVAL: Final = 4
+# No engine blocks the thread of the renewals. The node is noticed, and a silent one tried, in less
+# than ack_wait / 3 of the default 30 s: one renewal is lost. With 4 s two were, and the lease.
+_LEASE_PING_INTERVAL: Final = 2
+_MAX_UNANSWERED_PINGS: Final = 2
+_CONNECT_TIMEOUT: Final = 2.0  # seconds for each step with one server, see _timeout_for_each
 _ONE_TRY: Final[dict[str, Any]] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 _PENDING_BYTES: Final = 8 * 1024 * 1024
 _CLOSE_TIMEOUT: Final = 5.0
@@ -59,6 +70,11 @@ class ServerAddress:
         """The URLs, one by one."""
         return [part.strip() for part in self.url.split(",") if part.strip()]
 
+    @property
+    def shown(self) -> str:
+        """The URLs without user and password: for messages."""
+        return ", ".join(re.sub("(?<=//).*@", "", url) for url in self.urls)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionEvents:
@@ -88,7 +104,8 @@ async def connect(
     Args:
         server: Which server, and as whom.
         name: Connection name, shown by ``nats server report connections``.
-        role: Last part of the inbox prefix: roles must not read each other's inboxes.
+        role: Last part of the inbox prefix: roles must not read each other's inboxes. As
+            ``lease`` it notices a frozen node earlier.
         within: Seconds for the first connect, retries included.
         events: Callbacks.
 
@@ -98,8 +115,9 @@ async def connect(
         ConfigError: If a credentials or TLS file cannot be read.
     """
     hooks = events or ConnectionEvents()
-    _check_readable(server.nkey_seed_file, server.credentials_file)
+    _check_credentials(server)
     options = _options(server, name=name, role=role)
+    options["connect_timeout"] = _timeout_for_each(len(server.urls), within)
     await _probe(server, options, within)
     client = Client()
     try:
@@ -109,9 +127,9 @@ async def connect(
                 **options,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                reconnect_to_server_handler=_with_jitter,
-                ping_interval=_PING_INTERVAL,
-                max_outstanding_pings=2,
+                reconnect_to_server_handler=Reconnects(client).choose,
+                ping_interval=_LEASE_PING_INTERVAL if role == "lease" else _PING_INTERVAL,
+                max_outstanding_pings=_MAX_UNANSWERED_PINGS,
                 pending_size=_PENDING_BYTES,
                 error_cb=_log_error,
                 disconnected_cb=_as_callback(hooks.disconnected),
@@ -159,12 +177,17 @@ async def _probe(server: ServerAddress, options: dict[str, Any], within: float) 
         retry=tenacity.retry_if_exception_type(ServerUnavailableError),
         reraise=True,
     )
+    urls = random.sample(server.urls, k=len(server.urls))  # spreads the connections
     async for attempt in retrying:
         with attempt:
-            await _connect_once(server, options, within)
+            await _connect_once(server, urls, options, within)
+        urls = urls[1:] + urls[:1]
 
 
-async def _connect_once(server: ServerAddress, options: dict[str, Any], within: float) -> None:
+async def _connect_once(
+    server: ServerAddress, urls: list[str], options: dict[str, Any], within: float
+) -> None:
+    """Connect to the first URL that takes the connection; one that then is silent is an error."""
     seen: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -174,7 +197,7 @@ async def _connect_once(server: ServerAddress, options: dict[str, Any], within: 
     try:
         async with asyncio.timeout(within):
             await client.connect(  # pyright: ignore[reportUnknownMemberType]
-                server.urls, **options, error_cb=note, **_ONE_TRY
+                urls, **options, dont_randomize=True, error_cb=note, **_ONE_TRY
             )
     except (OSError, TimeoutError, nats.errors.NoServersError, nats.errors.TimeoutError) as error:
         raise _unavailable(server, seen[-1] if seen else error) from error
@@ -183,17 +206,18 @@ async def _connect_once(server: ServerAddress, options: dict[str, Any], within: 
     except nats.errors.Error as error:
         if "authorization" in str(error).lower() or "permissions" in str(error).lower():
             raise PermissionDeniedError(
-                f"nats-server at {server.url} refuses the credentials ({error}); see"
-                " NATS_AUTH_USERNAME, NATS_AUTH_TOKEN, NATS_AUTH_CREDENTIALS_FILE"
+                f"nats-server at {server.shown} refuses the credentials ({error}); they are"
+                " DIALBACK_USER and DIALBACK_PASSWORD, DIALBACK_TOKEN, DIALBACK_CREDENTIALS_FILE,"
+                " or DIALBACK_NKEY_SEED_FILE"
             ) from error
-        raise ServerUnavailableError(f"nats-server at {server.url}: {error}") from error
+        raise ServerUnavailableError(f"nats-server at {server.shown}: {error}") from error
     finally:
         await _discard(client)
 
 
 def _unavailable(server: ServerAddress, error: BaseException) -> ServerUnavailableError:
     return ServerUnavailableError(
-        f"no nats-server answers at {server.url} ({_reason(error)}). Start one with JetStream"
+        f"no nats-server answers at {server.shown} ({_reason(error)}). Start one with JetStream"
         " (nats-server -js), or name yours with -s/--server or NATS_SERVER"
     )
 
@@ -204,12 +228,16 @@ def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__).removeprefix("nats: ")
 
 
+def _timeout_for_each(urls: int, within: float) -> float:
+    """Return seconds for each step with a server: a silent one leaves time for all others."""
+    return min(_CONNECT_TIMEOUT, within / (urls + 1))
+
+
 def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
     options: dict[str, Any] = {
         "name": name,
         "inbox_prefix": f"_INBOX.{role}",
-        "connect_timeout": 5,
-        "reconnect_time_wait": 0.05,  # of a first connect only; then see _with_jitter
+        "reconnect_time_wait": 0.05,  # of a first connect only; then see Reconnects
         "user": server.user,
         "password": server.password,
         "token": server.token,
@@ -224,14 +252,18 @@ def _options(server: ServerAddress, *, name: str, role: str) -> dict[str, Any]:
     return options
 
 
-def _check_readable(*paths: str | None) -> None:
-    """nats-py reads them while it connects, and would take it for a network error."""
-    for path in filter(None, paths):
+def _check_credentials(server: ServerAddress) -> None:
+    """nats-py reads the files while it connects, and would take it for a network error."""
+    for path in filter(None, (server.nkey_seed_file, server.credentials_file)):
         try:
-            with open(path, "rb"):
-                pass
+            content = bytearray(Path(path).read_bytes())
         except OSError as error:
             raise ConfigError(f"credentials cannot be read: {error}") from error
+        if path == server.nkey_seed_file:
+            try:
+                nkeys.from_seed(content.strip())  # pyright: ignore[reportUnknownMemberType]
+            except nkeys.NkeysError as error:
+                raise ConfigError(f"{path} holds no nkey seed ({error})") from error
 
 
 def _tls_context(server: ServerAddress) -> ssl.SSLContext:
@@ -244,20 +276,39 @@ def _tls_context(server: ServerAddress) -> ssl.SSLContext:
     return context
 
 
-def _with_jitter(servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
-    """Spread the reconnects of many workers over time (nats-py has no jitter of its own)."""
-    del info
-    candidate = random.choice(servers)  # noqa: S311 -- not a secret
-    attempts = max(0, int(getattr(candidate, "reconnects", 0)))
-    wait = min(_MAX_RECONNECT_WAIT, _RECONNECT_WAIT * 2 ** min(attempts, 2))
-    return candidate, wait * random.uniform(0.2, 1.0)  # noqa: S311
+class Reconnects:
+    """Chooses the server of each reconnect, and spreads those of many workers over time.
+
+    nats-py has no jitter of its own. Chance alone may choose a silent server again and again.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._last = ""
+
+    def choose(self, servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
+        """Return a server, never the same twice if there is another, and seconds to wait."""
+        del info
+        if (failed := self._client._transport) is not None:  # pyright: ignore[reportPrivateUsage]
+            # nats-py forgets the connection to a silent server, and leaves it open.
+            failed.close()  # type: ignore[no-untyped-call]
+        others = [server for server in servers if server.uri.netloc != self._last]
+        candidate = random.choice(others or servers)  # noqa: S311 -- not a secret
+        self._last = candidate.uri.netloc
+        attempts = max(0, int(candidate.reconnects))
+        wait = min(_MAX_RECONNECT_WAIT, _RECONNECT_WAIT * 2 ** min(attempts, 2))
+        return candidate, wait * random.uniform(0.2, 1.0)  # noqa: S311
 
 
 async def _log_error(error: Exception) -> None:
-    """Permission errors show up here only, not at the call that caused them."""
+    """Permission errors show up here only, not at the call that caused them.
+
+    Failed attempts to reconnect come several times a second; that the connection was lost is said.
+    """
+    attempt = isinstance(error, (OSError, nats.errors.NoServersError, nats.errors.TimeoutError))
     denied = "permissions violation" in str(error).lower()
     logger.log(
-        logging.ERROR if denied else logging.INFO,
+        logging.ERROR if denied else logging.DEBUG if attempt else logging.INFO,
         "NATS connection error",
         extra={"reason": str(error) or type(error).__name__},
     )

@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import tenacity
 from nats.aio.client import Client
 
-from dialback.errors import NotFoundError
+from dialback.errors import NotFoundError, ServerUnavailableError
 from dialback.outcomes import Delivery
 from dialback.queue.api import JetStreamApi, StoredMessage, stream_missing
 from dialback.queue.batch_get import read_batch
@@ -29,6 +30,9 @@ DEFAULT_INTERVAL: Final = 10.0
 """Seconds between two passes."""
 LOOK: Final = 10_000
 """Requests of one lane that are read in one pass."""
+_REMOVE_WITHIN: Final = 15.0  # seconds, begun tries; an election takes up to 8, a claim lasts 60
+_FIRST_PAUSE: Final = 0.1  # seconds
+_LONGEST_PAUSE: Final = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +123,37 @@ class UnservedRequests:
         return delivery.sequence > await self._delivered(Lane(delivery.lane))
 
     async def remove(self, delivery: Delivery) -> bool:
-        """Delete the request; return whether it was there."""
+        """Delete the request; return whether it was there, and is deleted by us.
+
+        Raises:
+            ServerUnavailableError: If the server does not answer for some time.
+        """
         try:
             await self._api.delete_message(delivery.stream, delivery.sequence)
         except NotFoundError:
             return False
+        except ServerUnavailableError:  # deleted or not: a leader may die before it answers
+            return await self._remove_after_silence(delivery)
+        return True
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(ServerUnavailableError),
+        stop=tenacity.stop_before_delay(_REMOVE_WITHIN),
+        wait=tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE),
+        reraise=True,
+    )
+    async def _remove_after_silence(self, delivery: Delivery) -> bool:
+        """Delete a request that may be deleted already: one that is gone was deleted by us.
+
+        A worker may have taken it meanwhile, if it was not. Then it is the worker's.
+        """
+        try:
+            await self._api.get_exact(delivery.stream, delivery.sequence)
+            if not await self.undelivered(delivery):
+                return False
+            await self._api.delete_message(delivery.stream, delivery.sequence)
+        except NotFoundError:
+            return True
         return True
 
     # --- looking ----------------------------------------------------------------------

@@ -50,6 +50,7 @@ class ResponseSender:
         killed: Whether the requester sent kill, or broke the protocol.
         superseded: Whether the requester said that a newer delivery serves the stream.
         not_first: Whether it answered a fresh handshake: it has, or had, another worker.
+        left_early: Whether its FIN came before the sentinel was queued: it proves nothing.
         lost: Why the connection was lost, or ``None``.
         response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
             :meth:`write_final` (frame heads not counted), whether or not they left.
@@ -62,6 +63,7 @@ class ResponseSender:
         self.killed = False
         self.superseded = False
         self.not_first = False
+        self.left_early = False
         self.lost: PublishError | None = None
         self.response_bytes = 0
         self._end = WorkerEnd()
@@ -117,6 +119,7 @@ class ResponseSender:
 
     def peer_finished(self) -> None:
         """A FIN: after the sentinel the end, before it a half-close."""
+        self.left_early = not self._sentinel_queued
         self._peer_finished.set()
         self._answered.set()
 
@@ -309,6 +312,7 @@ class ResponseSender:
         """
         if self._end.state is not WorkerState.ABORTED and not self._sentinel_queued:
             self.connection.write(SENTINEL_FRAME)
+            self._sentinel_queued = True
         await self.connection.drain_all()
         if self._end.state is not WorkerState.ABORTED:
             # Only now is everything out: until here a kill is a kill.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dialback import Context, Requester, ResponseError, Settings, Worker
+from dialback.queue.cancel_search import CancelSearch
 from dialback.queue.cancellation import CancelOrder, ask_workers
 from dialback.queue.client import QueueClient
 from dialback.queue.embedded_server import EmbeddedServer
@@ -168,6 +169,31 @@ async def test_a_dynamo_request_is_found_by_the_id_in_its_payload(
     (row,) = (await running).json
     assert (row["request_id"], row["sequence"], row["status"]) == ("two", 2, "cancelled")
     assert await stored(queue_client, queue.stream) == 2
+
+
+@pytest.mark.parametrize(("given", "batches"), [("r1", 0), ("r2", 3)])
+async def test_the_leader_answers_a_search_by_subject_and_any_replica_one_by_payload(
+    given: str,
+    batches: int,
+    queue_client: QueueClient,
+    queue: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica that lags does not know a request that has just been accepted."""
+    await put(queue_client, queue, "r1", payload=request_of("r1"))
+    await put(queue_client, queue, "dynamo", payload=request_of("r2"))
+    client, sent = queue_client.connection, list[str]()
+    publish = client.publish
+
+    async def noted(subject: str, *arguments: Any, **named: Any) -> None:
+        sent.append(subject)
+        await publish(subject, *arguments, **named)
+
+    monkeypatch.setattr(client, "publish", noted)
+    found = await CancelSearch(client, queue_client.api, queue).find(given, scan=10)
+    assert [one.request_id for one in found] == [given]
+    assert f"$JS.API.STREAM.MSG.GET.{queue.stream}" in sent
+    assert sum(".DIRECT.GET." in subject for subject in sent) == batches
 
 
 async def test_a_dynamo_request_beyond_the_scan_is_not_found(

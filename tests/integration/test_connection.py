@@ -10,9 +10,10 @@ from nats.aio.client import Client
 
 from dialback.errors import PermissionDeniedError, ServerUnavailableError
 from dialback.queue.client import QueueClient
-from dialback.queue.connection import ConnectionEvents, ServerAddress, connect
+from dialback.queue.connection import ConnectionEvents, ServerAddress, close, connect
 from dialback.queue.embedded_server import EmbeddedServer, find_server
 from dialback.queue.topology import Endpoint
+from support.black_hole import BlackHole
 from support.eventually import eventually
 from support.queue_rig import LIMIT, provision
 
@@ -57,7 +58,7 @@ async def test_the_right_credentials_are_accepted_and_wrong_ones_refused() -> No
             with pytest.raises(PermissionDeniedError) as raised:
                 await QueueClient.open(address, name="t", role="tests", within=1000.0)
             assert f"{server.url} refuses the credentials" in str(raised.value)
-            assert "NATS_AUTH_USERNAME" in str(raised.value)
+            assert "DIALBACK_USER" in str(raised.value)
 
 
 async def test_a_server_without_jetstream_is_told_apart(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -95,6 +96,19 @@ async def test_the_client_knows_its_server(nats_server: EmbeddedServer) -> None:
     assert client.server_host == ("127.0.0.1", int(nats_server.url.rpartition(":")[2]))
     assert client.server_version.startswith("2.")
     await client.close()
+
+
+async def test_a_url_where_nobody_answers_leaves_time_for_the_others(
+    nats_server: EmbeddedServer,
+) -> None:
+    with BlackHole() as hole:
+        address = ServerAddress(url=f"nats://{hole.address},{nats_server.url}")
+        opening = [connect(address, name="t", role="tests", within=3.0) for _ in range(12)]
+        ends = await asyncio.gather(*opening, return_exceptions=True)
+        for client in ends:
+            if isinstance(client, Client):
+                await close(client)
+    assert [type(end) for end in ends] == [Client] * 12
 
 
 async def test_each_role_has_an_inbox_prefix_of_its_own(nats_server: EmbeddedServer) -> None:

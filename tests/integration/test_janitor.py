@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from dialback.errors import ServerUnavailableError
 from dialback.queue.client import QueueClient
 from dialback.queue.topology import Endpoint, Lane
 from dialback.tasks import cancel_and_wait
@@ -175,6 +176,75 @@ async def test_a_request_that_a_worker_takes_meanwhile_is_left_to_it(
     await connection.frames()
     await connection.close()
     assert (await sweeping).ended == 0
+    assert rig.outcomes() == {}
+    assert await stored(queue_client, queue.stream) == 1
+
+
+class UnansweredDeletes:
+    """A server of which the first answer to a request's deletion is lost.
+
+    Attributes:
+        asked: How often a request's deletion was asked for.
+    """
+
+    def __init__(
+        self,
+        client: QueueClient,
+        queue: Endpoint,
+        *,
+        carried_out: bool,
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self.asked = 0
+        self._delete = client.api.delete_message
+        self._stream = queue.stream
+        self._carried_out = carried_out
+        self._meanwhile = meanwhile
+
+    async def __call__(self, stream: str, sequence: int) -> None:
+        self.asked += stream == self._stream
+        if stream != self._stream or self.asked > 1:
+            await self._delete(stream, sequence)
+            return
+        if self._carried_out:
+            await self._delete(stream, sequence)
+        if self._meanwhile is not None:
+            await self._meanwhile()
+        raise ServerUnavailableError("the leader died before it answered")
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+async def test_an_outcome_is_not_lost_with_the_answer_to_the_deletion(
+    carried_out: bool,
+    queue_client: QueueClient,
+    queue: Endpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    deletes = UnansweredDeletes(queue_client, queue, carried_out=carried_out)
+    monkeypatch.setattr(queue_client.api, "delete_message", deletes)
+    await put(queue_client, queue, "r1", payload=request_of("r1"), headers=by(PASSED))
+    rig = JanitorRig(queue_client, queue)
+    assert (await rig.janitor.sweep()).ended == 1
+    assert deletes.asked == (1 if carried_out else 2)
+    assert rig.outcomes() == {"expired": 1}
+    assert [r.message for r in caplog.records].count("request finished") == 1
+    assert (await rig.janitor.sweep()).ended == 0
+    await nothing_left(queue_client, queue)
+
+
+async def test_a_request_that_a_worker_takes_after_an_unanswered_deletion_is_left_to_it(
+    queue_client: QueueClient, queue: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deletes = UnansweredDeletes(
+        queue_client, queue, carried_out=False, meanwhile=lambda: take(queue_client, queue)
+    )
+    monkeypatch.setattr(queue_client.api, "delete_message", deletes)
+    await put(queue_client, queue, "r1", payload=request_of("r1"), headers=by(PASSED))
+    rig = JanitorRig(queue_client, queue)
+    assert (await rig.janitor.sweep()).ended == 0
+    assert deletes.asked == 1
     assert rig.outcomes() == {}
     assert await stored(queue_client, queue.stream) == 1
 

@@ -1,12 +1,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
+from nats.aio.client import Client, Server
 
 from dialback.errors import ConfigError, ServerUnavailableError
-from dialback.queue.connection import ServerAddress, connect
+from dialback.queue.connection import Reconnects, ServerAddress, close, connect
 from support.black_hole import NobodyListens
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -20,6 +23,15 @@ async def server(serve: Serve) -> AsyncGenerator[str]:
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with listener:
         yield f"nats://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+
+
+async def answer_pings(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Be a nats-server of which nobody wants anything."""
+    writer.write(INFO)
+    async for line in reader:
+        if line == b"PING\r\n":
+            writer.write(b"PONG\r\n")
+    await closed(writer)
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:
@@ -63,6 +75,81 @@ async def test_a_server_that_says_nothing_is_given_up() -> None:
         with pytest.raises(ServerUnavailableError, match="no nats-server answers"):
             await connect(ServerAddress(url=url), name="t", role="tests", within=0.2)
         await silent.wait()  # we have hung up
+
+
+async def test_a_silent_server_leaves_time_for_the_others() -> None:
+    """It takes connections and says nothing, as one that is frozen does."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        await closed(writer)
+
+    async with server(silent) as first, server(answer_pings) as second:
+        address = ServerAddress(url=f"{first},{second}")
+        opening = [connect(address, name="t", role="tests", within=3.0) for _ in range(12)]
+        ends = await asyncio.gather(*opening, return_exceptions=True)
+        for client in ends:
+            if isinstance(client, Client):
+                assert client.connected_url == urlparse(second)
+                await close(client)
+    assert [type(end) for end in ends] == [Client] * 12
+
+
+@pytest.mark.parametrize(("role", "limit"), [("worker", 12.0), ("lease", 30 / 3)])
+async def test_a_frozen_server_is_noticed_in_time(role: str, limit: float) -> None:
+    """That of the renewals before the next one, with time for another server that is silent."""
+    async with server(answer_pings) as url:
+        client = await connect(ServerAddress(url=url), name="t", role=role)
+        options = client.options
+        await close(client)
+    noticed = options["ping_interval"] * (options["max_outstanding_pings"] + 1)
+    assert noticed <= limit
+    if role == "lease":
+        assert noticed + options["connect_timeout"] < limit
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_no_reconnect_goes_to_the_same_server_as_the_one_before(count: int) -> None:
+    servers = [Server(urlparse(f"nats://n{number}:4222"), reconnects=0) for number in range(count)]
+    reconnects = Reconnects(Client())
+    chosen = [reconnects.choose(servers, {})[0].uri.netloc for _ in range(50)]
+    assert all(one != following for one, following in pairwise(chosen))
+    assert len(set(chosen)) == count
+
+
+def test_the_only_server_is_chosen_again() -> None:
+    only = Server(urlparse("nats://n0:4222"), reconnects=0)
+    reconnects = Reconnects(Client())
+    assert [reconnects.choose([only], {})[0] for _ in range(3)] == [only] * 3
+
+
+async def test_a_reconnect_that_a_server_leaves_unanswered_is_closed() -> None:
+    connections = 0
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        match connections:
+            case 1:  # the probe
+                await answer_pings(reader, writer)
+            case 2:
+                writer.write(INFO)
+                await reader.readuntil(b"PING\r\n")
+                writer.write(b"PONG\r\n")
+                await closed(writer)
+            case 3:
+                await reader.read()
+                await closed(writer)
+            case _:
+                over.set()
+                await answer_pings(reader, writer)
+
+    async with server(serve) as url:
+        client = await connect(ServerAddress(url=url), name="t", role="tests", within=0.5)
+        async with asyncio.timeout(10):
+            await over.wait()
+        await close(client)
 
 
 async def test_something_else_that_answers_is_named() -> None:
@@ -154,3 +241,31 @@ async def test_a_tls_url_never_speaks_in_plain_text() -> None:
         with pytest.raises(ServerUnavailableError):
             await connect(address, name="t", role="tests", within=0.2)
         assert SECRET.encode() not in await heard.get()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("nats://u:secret@a:1, tls://to%40ken@b:2", "nats://a:1, tls://b:2"),
+        ("nats://u:p@ss@a:1", "nats://a:1"),
+    ],
+)
+def test_no_password_of_a_url_is_shown(url: str, shown: str) -> None:
+    assert ServerAddress(url=url).shown == shown
+
+
+async def test_a_url_with_a_password_is_named_without_it() -> None:
+    server = ServerAddress(url="nats://user:secret@127.0.0.1:1")
+    with pytest.raises(ServerUnavailableError) as raised:
+        await connect(server, name="t", role="tests", within=0.05)
+    assert "nats://127.0.0.1:1 " in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_file_that_holds_no_seed_is_named(tmp_path: Path) -> None:
+    seed = tmp_path / "seed"
+    seed.write_text("no seed\n")
+    server = ServerAddress(nkey_seed_file=str(seed))
+    with pytest.raises(ConfigError, match=f"{seed} holds no nkey seed"):
+        await connect(server, name="t", role="tests", within=0.05)
