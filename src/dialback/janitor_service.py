@@ -217,7 +217,7 @@ class JanitorService:
 
     def _on_disconnected(self) -> None:
         self._connected = False
-        if not self._stop.is_set():
+        if not self._ending:
             logger.warning("disconnected from NATS, reconnecting")
 
     def _on_reconnected(self) -> None:

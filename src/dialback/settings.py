@@ -22,19 +22,25 @@ from dialback.queue.janitor import JanitorSettings
 from dialback.queue.lanes import check_reserved, parse_reserved
 from dialback.queue.policy import RetryPolicy
 from dialback.queue.topology import Lane, QueueSettings
+from dialback.server_urls import check_server_urls
+from dialback.setting_errors import sentences
 from dialback.transport.address import DEFAULT_CALL_HOME_NETWORKS, CallHomePolicy
 from dialback.transport.dial import DialSettings
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.two_part import MAX_DATA_BYTES
 
 _PREFIX = "DIALBACK_"
+_ALIKE = 0.8  # of 1: names that may be the same word, misspelt
 _LAST_PORT = 65535
 _LEAST_STUCK_LIMIT = 2.0  # seconds: some turns of a healthy event loop's pulse
 
 
 def _env(name: str, *others: str) -> AliasChoices:
-    """Accept the field's own name (keyword), our variable, then the other variables."""
-    return AliasChoices(name, _PREFIX + name.upper(), *others)
+    """Accept our variable, then the other variables.
+
+    Not the bare name: as a variable it would be ``USER`` or ``TOKEN``, which are not ours.
+    """
+    return AliasChoices(_PREFIX + name.upper(), *others)
 
 
 class Settings(BaseSettings):
@@ -45,7 +51,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, extra="forbid", populate_by_name=True, frozen=True, case_sensitive=False
+        env_prefix=_PREFIX,
+        extra="forbid",
+        populate_by_name=True,  # keywords
+        frozen=True,
+        case_sensitive=False,
+        hide_input_in_errors=True,  # pydantic's own text, in a traceback, would show passwords
     )
 
     # --- NATS -------------------------------------------------------------------------
@@ -230,6 +241,12 @@ class Settings(BaseSettings):
         default="auto", description="auto: console on a terminal, JSON lines otherwise."
     )
 
+    @field_validator("server")
+    @classmethod
+    def _can_be_servers(cls, value: str) -> str:
+        check_server_urls(value)
+        return value
+
     @field_validator("call_home_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -250,6 +267,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _relations(self) -> Self:
+        if self.password and not self.user:
+            raise ValueError("there is a password but no user: set DIALBACK_USER, too")
         check_reserved(self.reserved_slots, slots=self.slots, lanes=Lane)
         if self.max_ack_pending < self.slots:
             raise ValueError(
@@ -273,7 +292,15 @@ class Settings(BaseSettings):
         try:
             return cls(**given)
         except ValidationError as error:
-            raise ConfigError(_sentences(error)) from error
+            raise ConfigError(
+                sentences(
+                    error,
+                    cls.model_fields,
+                    prefix=_PREFIX,
+                    given=given,
+                    environment=os.environ,
+                )
+            ) from error
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment with these settings, for a child process."""
@@ -350,17 +377,11 @@ def server_is_named() -> bool:
 
 
 def _refuse_unknown(settings: type[Settings]) -> None:
-    known = {_PREFIX + name.upper() for name in settings.model_fields} | {"DIALBACK_OUTPUT"}
-    for name in sorted(os.environ):
-        if name.upper().startswith(_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown environment variable {name}{hint}")
-
-
-def _sentences(error: ValidationError) -> str:
-    parts: list[str] = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "settings"
-        parts.append(f"{where.removeprefix(_PREFIX).lower()}: {problem['msg']}")
-    return "; ".join(parts)
+    known = {name.upper() for name in settings.model_fields} | {"OUTPUT"}
+    for variable in sorted(os.environ):
+        name = variable.upper().removeprefix(_PREFIX)
+        if not variable.upper().startswith(_PREFIX) or name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
+        hint = f"; did you mean {_PREFIX}{near[0]}?" if near else ""
+        raise ConfigError(f"unknown environment variable {variable}{hint}")

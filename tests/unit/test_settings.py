@@ -1,3 +1,5 @@
+import traceback
+
 import pytest
 
 from dialback import ConfigError, Settings
@@ -27,6 +29,20 @@ def test_our_own_variable_wins_over_the_aliases(monkeypatch: pytest.MonkeyPatch)
     assert Settings.load().server == "nats://ours:1"
 
 
+@pytest.mark.parametrize("name", ["USER", "PASSWORD", "TOKEN", "SERVER", "CODEC"])
+def test_a_bare_name_is_not_our_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Settings.load()
+    monkeypatch.setenv(name, "not-ours")
+    assert Settings.load() == before
+
+
+def test_the_login_name_does_not_win_over_our_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "login")
+    monkeypatch.setenv("DIALBACK_USER", "service")
+    assert Settings.load().user == "service"
+    assert Settings.load(user="keyword").user == "keyword"
+
+
 def test_a_keyword_wins_over_the_environment_and_none_is_no_keyword(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -52,7 +68,8 @@ def test_dynamos_variables_are_accepted(
     variable: str, value: str, field: str, expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert getattr(Settings.load(), field) == expected
+    needed = {"user": "u"} if field == "password" else {}
+    assert getattr(Settings.load(**needed), field) == expected
 
 
 def test_an_unknown_variable_of_ours_is_refused_with_a_hint(
@@ -63,22 +80,64 @@ def test_an_unknown_variable_of_ours_is_refused_with_a_hint(
         Settings.load()
 
 
+def test_a_variable_that_is_like_none_of_ours_has_no_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIALBACK_FOO", "3")
+    with pytest.raises(ConfigError, match=r"variable DIALBACK_FOO$"):
+        Settings.load()
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"slots": 0}, "slots: Input should be greater than or equal to 1"),
-        ({"ack_wait": "soon"}, "ack_wait: Input should be a valid number"),
-        ({"slots": 30_000}, "max_ack_pending 20000 is less than slots 30000"),
+        ({"slots": 0}, "^slots=0: should be greater than or equal to 1"),
+        ({"ack_wait": "soon"}, "^ack_wait='soon': should be a valid number"),
+        ({"slots": 30_000}, "^max_ack_pending 20000 is less than slots 30000"),
         ({"call_home_networks": "10.0.0.0/33"}, "write for instance 10.0.0.0/8"),
+        ({"reserved_slots": "high"}, "^reserved_slots='high': 'high' is not readable"),
         ({"reserved_slots": "high=16"}, "16 of 16 slots would be reserved"),
         ({"reserved_slots": {"urgent": 1}}, "no lane 'urgent'; the lanes are high, normal, low"),
-        ({"pull_watchdog": 10}, "pull_watchdog: Input should be greater than or equal to 15"),
-        ({"codec": "xml"}, "codec: Input should be 'json' or 'msgpack'"),
+        ({"pull_watchdog": 10}, "^pull_watchdog=10: should be greater than or equal to 15"),
+        ({"codec": "xml"}, "^codec='xml': should be 'json' or 'msgpack'"),
+        ({"password": "hunter2"}, "^there is a password but no user: set DIALBACK_USER, too"),
+        ({"slot": 3}, "^there is no setting slot$"),
     ],
 )
 def test_a_wrong_value_is_a_sentence_that_names_it(wrong: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         Settings.load(**wrong)
+
+
+def test_a_wrong_variable_is_named_as_it_is_spelt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("dialback_slots", "x")
+    monkeypatch.setenv("DYN_SYSTEM_PORT", "99999")
+    with pytest.raises(ConfigError) as caught:
+        Settings.load()
+    first, second = str(caught.value).split("; ")
+    assert first.startswith("dialback_slots='x': should be a valid integer")
+    assert second == "DYN_SYSTEM_PORT='99999': should be less than or equal to 65535"
+
+
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:99999", "garbage::", "http://here:1", ""])
+def test_a_url_that_is_none_is_a_wrong_setting(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_SERVER", url)
+    with pytest.raises(ConfigError, match=f"^NATS_SERVER='{url}': "):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"password": 1234567},
+        {"token": 1234567},
+        {"passwort": 1234567},
+        {"server": "nats://me:1234567@here:0"},
+        {"slots": 30_000, "user": "me", "password": "1234567"},
+    ],
+)
+def test_no_error_shows_a_secret(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.load(**wrong)
+    assert "1234567" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_networks_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +151,7 @@ def test_reserved_slots_are_pairs_with_commas(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_secrets_are_not_shown() -> None:
-    settings = Settings.load(password="hunter2", token="t0ps3cret")  # noqa: S106
+    settings = Settings.load(user="me", password="hunter2", token="t0ps3cret")  # noqa: S106
     shown = repr(settings) + repr(settings.server_address())
     assert "hunter2" not in shown
     assert "t0ps3cret" not in shown

@@ -170,7 +170,7 @@ def cancel_requests(
     lane are read. An id that several messages have means all of them. Shows the plan and
     asks; without a terminal, -y is needed (exit 4). Exit codes: 0 all cancelled or ended
     meanwhile, 1 none, 3 no such request or endpoint, 4 not confirmed, 5 some not, 69 no
-    server.
+    server, 77 NATS refuses the user.
 
     \b
     Examples:

@@ -9,7 +9,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from dialback.cli.inspection import DEFAULT_MAX_BYTES
-from dialback.cli.options import JsonOption, MaxBytesOption, Output, OutputOption, chosen_output
+from dialback.cli.options import (
+    JsonOption,
+    MaxBytesOption,
+    Output,
+    OutputOption,
+    choices,
+    chosen_output,
+    parse_choice,
+)
 from dialback.cli.output import (
     Column,
     json_text,
@@ -59,7 +67,13 @@ def decode_file(
         ),
     ] = False,
     kind: Annotated[
-        Kind, typer.Option("--as", help="What the bytes are, if it is not to be guessed.")
+        Kind,
+        typer.Option(
+            "--as",
+            parser=parse_choice(Kind),
+            metavar=choices(Kind),
+            help="What the bytes are, if it is not to be guessed.",
+        ),
     ] = Kind.AUTO,
     max_bytes: MaxBytesOption = DEFAULT_MAX_BYTES,
     output: OutputOption = Output.TABLE,

@@ -95,8 +95,9 @@ class _WorkerProcess:
 def demo(server: ServerOption = None) -> None:
     """Show the main job: streamed answers, and a worker killed on the way.
 
-    Starts its own nats-server (extra `embedded`) unless -s/--server or NATS_SERVER names one,
-    and two worker processes. Exit code 0 only if every item of every answer arrived.
+    Starts its own nats-server (extra `embedded`) unless -s/--server, DIALBACK_SERVER or
+    NATS_SERVER names one, and two worker processes. Exit code 0 only if every item of every
+    answer arrived.
 
     \b
     Examples:

@@ -55,7 +55,7 @@ def janitor(
     the unserved limit. Requests that a worker has, or had, are not touched: workers answer
     for them. Workers do the same for their own queue; this command is for queues whose
     workers are away. Runs until SIGTERM or Ctrl-C. Exit codes: 0 ended, 2 wrong settings,
-    3 no such queue (--once), 69 no nats-server.
+    3 no such queue (--once), 69 no nats-server, 77 NATS refuses the user.
 
     \b
     Examples:
@@ -74,7 +74,9 @@ def janitor(
 
 
 async def _serve(endpoints: list[str], settings: Settings, *, everything: bool, once: bool) -> int:
-    if everything == bool(endpoints):
+    if everything and endpoints:
+        raise ConfigError("not both: name endpoints, or give --all")
+    if not (everything or endpoints):
         raise ConfigError("name the endpoints (NAMESPACE.COMPONENT.ENDPOINT), or give --all")
     wanted = [Endpoint.parse(endpoint) for endpoint in endpoints]
     service = JanitorService(wanted, settings=settings)

@@ -1,9 +1,12 @@
 """Options that several commands share: one spelling, one help text, one variable."""
 
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import typer
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Output(StrEnum):
@@ -14,18 +17,45 @@ class Output(StrEnum):
     JSONL = "jsonl"
 
 
+def parse_choice(kind: type[_Choice]) -> Callable[[str], _Choice]:
+    """Return a parser for an option with few values; what it refuses, it says in our words."""
+
+    def parse(text: str) -> _Choice:
+        try:
+            return kind(text)
+        except ValueError:
+            known = ", ".join(repr(choice.value) for choice in kind)
+            raise typer.BadParameter(f"{text!r} is not one of {known}.") from None
+
+    return parse
+
+
+def choices(kind: type[StrEnum]) -> str:
+    """Return what a help text shows for the value of such an option."""
+    return f"[{'|'.join(kind)}]"
+
+
 ServerOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--server",
         "-s",
         metavar="URL",
-        help="nats-server to use, e.g. nats://127.0.0.1:4222.  [env: NATS_SERVER]",
+        help="nats-server to use, e.g. nats://127.0.0.1:4222; several separated by commas."
+        "  [env: DIALBACK_SERVER, or else NATS_SERVER]",
         show_default=False,
     ),
 ]
 OutputOption: TypeAlias = Annotated[
-    Output, typer.Option("--output", "-o", envvar="DIALBACK_OUTPUT", help="How to print.")
+    Output,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="DIALBACK_OUTPUT",
+        parser=parse_choice(Output),
+        metavar=choices(Output),
+        help="How to print.",
+    ),
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="The same as -o json.", show_default=False)

@@ -22,7 +22,9 @@ from dialback.cli.options import (
     OutputOption,
     ServerOption,
     TimeoutOption,
+    choices,
     chosen_output,
+    parse_choice,
 )
 from dialback.cli.output import (
     Column,
@@ -149,7 +151,15 @@ def peek_queue(
     endpoint: EndpointArgument,
     *,
     limit: Annotated[int, typer.Option(min=1, help="Requests to show, oldest first.")] = 20,
-    lane: Annotated[Lane | None, typer.Option(help="Only this lane.", show_default=False)] = None,
+    lane: Annotated[
+        Lane | None,
+        typer.Option(
+            parser=parse_choice(Lane),
+            metavar=choices(Lane),
+            help="Only this lane.",
+            show_default=False,
+        ),
+    ] = None,
     body: BodyOption = False,
     max_bytes: MaxBytesOption = DEFAULT_MAX_BYTES,
     server: ServerOption = None,

@@ -10,10 +10,10 @@ import orjson
 import typer
 
 from dialback.cli.logs import set_up_logs
-from dialback.cli.options import ServerOption
+from dialback.cli.options import ServerOption, choices, parse_choice
 from dialback.cli.output import error_console, print_json
 from dialback.cli.run import ExitCode, run
-from dialback.errors import ConfigError
+from dialback.errors import ConfigError, QueueFullError
 from dialback.queue.topology import Endpoint, Lane
 from dialback.requester import DEFAULT_DEADLINE, DEFAULT_TIMEOUT, Requester
 from dialback.settings import Settings
@@ -36,22 +36,31 @@ def submit(
     deadline: Annotated[
         float, typer.Option(help="Seconds for the whole stream.")
     ] = DEFAULT_DEADLINE,
-    lane: Annotated[Lane, typer.Option(help="Lane of the queue.")] = Lane.NORMAL,
+    lane: Annotated[
+        Lane,
+        typer.Option(parser=parse_choice(Lane), metavar=choices(Lane), help="Lane of the queue."),
+    ] = Lane.NORMAL,
     codec: Annotated[
-        PayloadCodec | None, typer.Option(help="Codec on the wire.  [default: json]")
+        PayloadCodec | None,
+        typer.Option(
+            parser=parse_choice(PayloadCodec),
+            metavar=choices(PayloadCodec),
+            help="Codec on the wire.  [default: json]",
+        ),
     ] = None,
     request_id: Annotated[
         str | None, typer.Option("--id", help="Request id.  [default: a new UUID]")
     ] = None,
     stop_after: Annotated[
-        int | None, typer.Option(metavar="N", help="Ask to stop after N items.")
+        int | None, typer.Option(metavar="N", min=1, help="Ask to stop after N items.")
     ] = None,
 ) -> None:
     """Send one request and print its items, one JSON value on a line.
 
     Ctrl-C asks the engine to stop; what it has produced still arrives. A second Ctrl-C ends
     the stream at once. Exit codes: 0 complete, 1 the engine failed or the stream broke,
-    3 no such endpoint, 69 no nats-server, 75 no item in time, 130 stopped.
+    3 no such endpoint, 4 refused (the queue is full, or has the --id already), 69 no
+    nats-server, 75 no item in time, 77 NATS refuses the user, 130 stopped.
 
     \b
     Examples:
@@ -96,14 +105,20 @@ def read_request(argument: str) -> Any:
 async def _submit(
     settings: Settings, endpoint: str, request: Any, options: dict[str, Any], stop_after: int | None
 ) -> ExitCode:
-    async with Requester(settings) as requester:
-        stream = requester.generate(endpoint, request, **options)
-        async with stream:
-            interrupts = _stop_on_interrupt(stream)
-            async for item in stream:
-                print_json(item)
-                if stop_after is not None and stream.items >= stop_after:
-                    await stream.stop()
+    try:
+        async with Requester(settings) as requester:
+            stream = requester.generate(endpoint, request, **options)
+            async with stream:
+                interrupts = _stop_on_interrupt(stream)
+                async for item in stream:
+                    print_json(item)
+                    if stop_after is not None and stream.items >= stop_after:
+                        await stream.stop()
+    except QueueFullError as error:
+        raise QueueFullError(
+            f"the queue of {endpoint} takes no more requests: {error}. Start workers for it, or"
+            f" look with: dialback queue info {endpoint}"
+        ) from error
     if stream.end is EndState.COMPLETE and not interrupts:
         return ExitCode.DONE
     error_console.print(f"stopped after {stream.items} items")

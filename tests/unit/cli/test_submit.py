@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dialback.cli.main import main
 from dialback.cli.submit import read_request
 from dialback.errors import ConfigError
 from support.cli import dialback
@@ -37,7 +38,24 @@ def test_what_is_no_json_says_how_to_quote() -> None:
 def test_a_lane_that_is_none_is_wrong_usage(lane: str) -> None:
     ran = dialback("submit", "demo.backend.generate", "1", "--lane", lane)
     assert ran.exit_code == 2
-    assert "'high', 'normal', 'low'" in ran.stderr
+    assert f"'--lane': '{lane}' is not one of 'high', 'normal', 'low'." in ran.stderr
+
+
+def test_to_stop_after_nothing_is_wrong_usage() -> None:
+    assert dialback("submit", "demo.backend.generate", "1", "--stop-after", "0").exit_code == 2
+
+
+def test_a_malformed_url_is_wrong_usage_and_does_not_show_its_user(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "nats://me:hunter2@127.0.0.1:99999"
+    monkeypatch.setattr(sys, "argv", ["dialback", "submit", "a.b.c", "1", "-s", url])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "127.0.0.1:99999" in said
+    assert "hunter2" not in said
 
 
 def test_no_server_is_69() -> None:
