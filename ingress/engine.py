@@ -9,16 +9,22 @@ if it likes, ``startup()``, ``ready()`` and ``shutdown()``. Raising when called 
 import dataclasses
 import importlib
 import inspect
+import logging
 import sys
 import typing
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
 
-from dialback.errors import ConfigError, DeserializationError
+from dialback.errors import ConfigError, DeserializationError, DialbackError
 from dialback.ingress.context import Context
 from dialback.ingress.resumption import Resume
+from dialback.transport.dynamo_errors import describe
+
+logger = logging.getLogger(__name__)
 
 Responses: TypeAlias = AsyncIterator[Any]
 
@@ -31,6 +37,8 @@ class Generate(Protocol):
 
 
 _RESUME: Final = "resume"
+_IMPORTING: Final = (__file__, importlib.__file__, "<frozen importlib")
+"""Files whose frames stand before the engine's own in a traceback."""
 _Target = TypeVar("_Target")
 
 
@@ -69,8 +77,7 @@ class Engine:
         Raises:
             ConfigError: If it is not callable and has no ``generate``.
         """
-        if inspect.isclass(target) and hasattr(target, "generate"):
-            target = target()
+        target = _instance(target)
         generate: Any = getattr(target, "generate", target)
         if not callable(generate):
             raise ConfigError(
@@ -92,7 +99,7 @@ class Engine:
         """
         try:
             return self._convert(value)
-        except Exception as error:  # the validators are the user's: they may raise anything
+        except (Exception, SystemExit) as error:  # the validators are the user's: anything goes
             raise DeserializationError(f"request does not fit the engine: {error}") from error
 
     async def start(self, request: object, context: Context) -> Responses:
@@ -113,8 +120,21 @@ class Engine:
         return aiter(stream)
 
     async def startup(self) -> None:
-        """Run the engine's ``startup()``, if it has one."""
-        await self._call("startup")
+        """Run the engine's ``startup()``, if it has one.
+
+        Raises:
+            ConfigError: The engine's own, which says what is wrong.
+            DialbackError: If it raises anything else; the log has the traceback.
+        """
+        try:
+            await self._call("startup")
+        except ConfigError:
+            raise
+        except Exception as error:
+            logger.exception("the engine's startup() failed", extra={"engine": self.name})
+            raise DialbackError(
+                f"engine {self.name!r}: startup() failed: {_on_one_line(error)}"
+            ) from error
 
     async def shutdown(self) -> None:
         """Run the engine's ``shutdown()``, if it has one."""
@@ -129,8 +149,16 @@ class Engine:
         method = getattr(self._target, name, None)
         if method is None or self._generate is self._target:
             return None
-        answer = method()
-        return await answer if inspect.isawaitable(answer) else answer
+        try:
+            answer = method()
+            return await answer if inspect.isawaitable(answer) else answer
+        except SystemExit as error:
+            raise exited(error) from error
+
+
+def exited(error: SystemExit) -> RuntimeError:
+    """Return what stands for an engine's ``sys.exit()``, which would end the event loop."""
+    return RuntimeError(f"the engine raised {error!r}")
 
 
 def load_engine(reference: str) -> Engine:
@@ -139,7 +167,8 @@ def load_engine(reference: str) -> Engine:
     A class with ``generate`` is instantiated without arguments.
 
     Raises:
-        ConfigError: If the reference is malformed, or module or attribute do not exist.
+        ConfigError: If the reference is malformed, if module or attribute do not exist, or if
+            the engine's own code raises; the log has its traceback then.
     """
     module_name, colon, attribute = reference.partition(":")
     if not colon or not attribute or not all(module_name.split(".")):
@@ -148,6 +177,14 @@ def load_engine(reference: str) -> Engine:
         )
     if "" not in sys.path:
         sys.path.insert(0, "")
+    with _faults_named(reference, "imported"):
+        found = _find(reference, module_name, attribute)
+    with _faults_named(reference, "instantiated"):
+        found = _instance(found)
+    return Engine(found, name=reference)
+
+
+def _find(reference: str, module_name: str, attribute: str) -> object:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -160,7 +197,39 @@ def load_engine(reference: str) -> Engine:
         if not hasattr(found, part):
             raise ConfigError(f"engine {reference!r}: {module_name} has no {attribute!r}")
         found = getattr(found, part)
-    return Engine(found, name=reference)
+    return found
+
+
+def _instance(target: object) -> object:
+    """Return an object of a class with ``generate``, and anything else as it is."""
+    return target() if inspect.isclass(target) and hasattr(target, "generate") else target
+
+
+@contextmanager
+def _faults_named(reference: str, verb: str) -> Generator[None]:
+    """Make a sentence of what the engine's own code raises; its traceback goes to the log."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        trace = (type(error), error, _own_frames(error))
+        logger.exception("engine cannot be loaded", extra={"engine": reference}, exc_info=trace)
+        raise ConfigError(
+            f"engine {reference!r}: cannot be {verb}: {_on_one_line(error)}"
+        ) from error
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """Return a traceback from the engine's first frame on; none for a module with bad syntax."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_IMPORTING):
+        frames = frames.tb_next
+    return frames
+
+
+def _on_one_line(error: BaseException) -> str:
+    return " ".join(describe(error).split())
 
 
 def _declared_resume(target: object, name: str) -> Resume | None:

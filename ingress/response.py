@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from dialback.errors import PublishError, SerializationError
+from dialback.errors import DialbackError, PublishError, SerializationError
 from dialback.ingress.context import Context
-from dialback.ingress.engine import Engine
+from dialback.ingress.engine import Engine, exited
 from dialback.ingress.resumption import BREATH, Replay
 from dialback.outcomes import Revocation, Revoked
 from dialback.transport.items import encode_final, encode_item, item_framer
@@ -155,6 +155,8 @@ async def run_response(
         revocation.forget(watch.revoked)
         await _close_engine(pump, task)
     _conclude(run, watch, _error_of(task, watch), sender)
+    if run.error is not None:
+        _log_fault(run.error, engine, context)
     return run
 
 
@@ -256,19 +258,22 @@ class _Pump:
 
     async def serve(self, value: object) -> None:
         """Call the engine, write the prologue, each item with back-pressure, and the usual end."""
-        stream = await self.engine.start(value, self.context)
         try:
-            self.sender.write_prologue()
-            self.run.accepted = True
-            self.hooks.accepted()
-            await self._write_items(stream)
-            self.run.exhausted = not self.closing
-            if not self.context.is_stopped():
-                self.replay.check_complete()
-        finally:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+            stream = await self.engine.start(value, self.context)
+            try:
+                self.sender.write_prologue()
+                self.run.accepted = True
+                self.hooks.accepted()
+                await self._write_items(stream)
+                self.run.exhausted = not self.closing
+                if not self.context.is_stopped():
+                    self.replay.check_complete()
+            finally:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    await close()
+        except SystemExit as error:  # out of a task it would end the event loop, and the worker
+            raise exited(error) from error
         if self.run.exhausted and self.watch.calm:
             self._write_end()
 
@@ -337,10 +342,11 @@ def _error_of(task: asyncio.Task[None], watch: _Watch) -> BaseException | None:
     """Return what the engine raised; a cancellation that we caused or asked for is nothing."""
     if not task.done():
         return None
-    if not task.cancelled():
+    try:
         return task.exception()
-    ours = watch.ended is not None or watch.asked is not None
-    return None if ours else asyncio.CancelledError()
+    except asyncio.CancelledError as error:
+        ours = watch.ended is not None or watch.asked is not None
+        return None if ours else error
 
 
 def _conclude(
@@ -360,6 +366,13 @@ def _conclude(
         run.end, run.error = _engine_end(run, error), error
     else:
         run.end = StreamEnd.DONE if run.complete else watch.asked or StreamEnd.DONE
+
+
+def _log_fault(error: BaseException, engine: Engine, context: Context) -> None:
+    """Show where an engine failed. An error of dialback's says all in its text."""
+    if not isinstance(error, DialbackError):
+        facts = {"engine": engine.name, "request_id": context.id()}
+        logger.warning("the engine raised an error", extra=facts, exc_info=error)
 
 
 def _engine_end(run: ResponseRun, error: BaseException) -> StreamEnd:

@@ -116,6 +116,7 @@ class Worker:
             ServerUnavailableError: If NATS cannot be reached at the start.
             ConfigMismatchError: If stream or consumer have other settings than needed.
             ConfigError: If the status port is taken.
+            DialbackError: If the engine's ``startup()`` fails.
         """
         async with AsyncExitStack() as stack:
             if signals:

@@ -17,7 +17,7 @@ from dialback.queue.client import QueueClient
 from dialback.queue.embedded_server import EmbeddedServer
 from dialback.queue.inspection import Requeued, RequeueStatus
 from dialback.queue.inspector import Inspector
-from dialback.queue.topology import Endpoint, Lane
+from dialback.queue.topology import Endpoint, Lane, QueueSettings, Topology
 from support.cli import Ran, dialback_beside
 from support.letters import CALLER, bury, consumers, depth, provision, publish, request_of
 
@@ -52,6 +52,20 @@ def documented(section: str) -> set[str]:
     text = DOCS.split(f"### `dialback {section}`")[1].split("\n### ")[0]
     table = text.split("JSON fields")[1]
     return set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE))
+
+
+# --- submit -----------------------------------------------------------------------------
+
+
+async def test_a_full_queue_is_named_with_what_to_do(
+    cli: Cli, queue_client: QueueClient, endpoint: Endpoint
+) -> None:
+    await Topology(queue_client.api, endpoint, QueueSettings(max_messages=1)).ensure()
+    await publish(queue_client, endpoint, "r-1")
+    ran = await cli("submit", str(endpoint), "1")
+    assert (ran.exit_code, ran.stdout) == (4, "")
+    assert f"the queue of {endpoint} takes no more requests: maximum messages" in ran.stderr
+    assert f"dialback queue info {endpoint}" in ran.stderr
 
 
 # --- queue ------------------------------------------------------------------------------

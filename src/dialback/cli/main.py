@@ -1,15 +1,19 @@
 """The ``dialback`` command: puts the nouns together."""
 
+import errno
 import os
-from typing import Annotated
+import sys
+from typing import Annotated, Final
 
 import typer
 
 from dialback import __version__
 from dialback.cli import decode, demo, dlq, janitor, queue, submit, worker
 from dialback.cli.output import print_error
-from dialback.cli.run import exit_code_for
+from dialback.cli.run import ExitCode, exit_code_for
 from dialback.errors import DialbackError
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 app = typer.Typer(
     name="dialback",
@@ -56,6 +60,18 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
 
 
+def _output_failed(error: OSError) -> bool:
+    """Whether output was sent to a file that takes no more; no command writes other files."""
+    return error.errno in _NO_ROOM and error.filename is None and not sys.stdout.isatty()
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere: at its exit Python would complain about it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def main() -> None:
     """Run the command line; errors become one sentence and an exit code."""
     _open_standard_streams()
@@ -64,3 +80,9 @@ def main() -> None:
     except DialbackError as error:
         print_error(str(error))
         raise SystemExit(int(exit_code_for(error))) from error
+    except OSError as error:
+        if not _output_failed(error):
+            raise
+        _discard_output()
+        print_error(f"standard output: {error.strerror}")
+        raise SystemExit(int(ExitCode.FAILED)) from error

@@ -1,4 +1,6 @@
+import errno
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -71,3 +73,20 @@ def test_an_error_outside_a_command_is_a_sentence_and_a_code(
         main()
     assert caught.value.code == 2
     assert "unknown environment variable DIALBACK_SLOTTS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError(errno.ECONNRESET, "reset"), OSError(errno.ENOSPC, "full", "/tmp/x")],  # noqa: S108
+    ids=["no output", "another file"],
+)
+def test_errors_that_are_not_the_outputs_are_not_hidden(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("dialback.cli.main.app", fail)
+    with pytest.raises(type(error)) as caught:
+        main()
+    assert caught.value is error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pydantic
 import pytest
 from typing_extensions import override
 
-from dialback.errors import ConfigError, DeserializationError
+from dialback.errors import ConfigError, DeserializationError, DialbackError
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine, load_engine
 
@@ -221,6 +222,22 @@ def test_validator_may_raise_what_it_likes() -> None:
         Engine(generate).convert({"model": "huge"})
 
 
+def test_validator_that_exits_refuses_the_request() -> None:
+    class Leaving(pydantic.BaseModel):
+        model: str
+
+        @pydantic.field_validator("model")
+        @classmethod
+        def _leave(cls, value: str) -> str:
+            sys.exit(3)
+
+    async def generate(request: Leaving, context: Context) -> AsyncIterator[Any]:
+        yield request.model
+
+    with pytest.raises(DeserializationError, match="request does not fit the engine: 3"):
+        Engine(generate).convert({"model": "huge"})
+
+
 def _unknown_annotation(request: "NotImported", context: Context) -> Any:  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore[reportUndefinedVariable, reportUnknownParameterType]
     return function(request, context)
 
@@ -292,6 +309,57 @@ async def test_engine_without_hooks_is_ready(target: object) -> None:
     await engine.startup()
     await engine.shutdown()
     assert await engine.ready()
+
+
+class Exiting(WithGenerate):
+    """Calls ``sys.exit()`` in every hook."""
+
+    async def startup(self) -> None:
+        sys.exit(9)
+
+    def ready(self) -> bool:
+        sys.exit(9)
+
+    async def shutdown(self) -> None:
+        sys.exit(9)
+
+
+class Unable(WithGenerate):
+    """Cannot start."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def startup(self) -> None:
+        raise self._error
+
+
+async def test_startup_that_fails_is_a_sentence_and_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(DialbackError) as caught:
+        await Engine(Unable(OSError("no GPU\nat all")), name="m:e").startup()
+    assert str(caught.value) == "engine 'm:e': startup() failed: OSError: no GPU at all"
+    (record,) = caplog.records
+    assert (record.levelno, vars(record)["engine"]) == (logging.ERROR, "m:e")
+    assert "raise self._error" in caplog.text
+
+
+async def test_startup_may_say_that_its_settings_are_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ConfigError, match=r"^set MODEL$"):
+        await Engine(Unable(ConfigError("set MODEL"))).startup()
+    assert caplog.records == []
+
+
+async def test_hooks_that_exit_have_failed() -> None:
+    engine = Engine(Exiting())
+    with pytest.raises(DialbackError, match=r"RuntimeError: the engine raised SystemExit\(9\)"):
+        await engine.startup()
+    for hook in (engine.ready, engine.shutdown):
+        with pytest.raises(RuntimeError, match=r"the engine raised SystemExit\(9\)"):
+            await hook()
 
 
 # --- load_engine ------------------------------------------------------------------------------
@@ -373,14 +441,55 @@ def test_dependency_that_the_engine_lacks_is_not_blamed_on_the_engine(
     folder: EngineFolder, missing: str
 ) -> None:
     module = folder.write("engine_here", f"import {missing}\n")
-    with pytest.raises(ModuleNotFoundError, match=f"No module named '{missing}'"):
+    wanted = f"cannot be imported: ModuleNotFoundError: No module named '{missing}'"
+    with pytest.raises(ConfigError, match=wanted):
         load_engine(f"{module}:generate")
 
 
-def test_fault_in_the_engines_module_is_passed_on(folder: EngineFolder) -> None:
-    module = folder.write("engine_here", "1 / 0\n")
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("text", "attribute", "wanted"),
+    [
+        ("def (:\n", "x", "imported: SyntaxError: invalid syntax (engine_here.py, line 1)"),
+        ("1 / 0\n", "x", "imported: ZeroDivisionError: division by zero"),
+        ("raise ValueError('two\\nlines')\n", "x", "imported: ValueError: two lines"),
+        ("import sys; sys.exit(9)\n", "x", "imported: SystemExit: 9"),
+        ("def __getattr__(name): 1 / 0\n", "x", "imported: ZeroDivisionError: division by zero"),
+        (
+            "class E:\n    generate = None\n    def __init__(self): raise OSError('no GPU')\n",
+            "E",
+            "instantiated: OSError: no GPU",
+        ),
+    ],
+)
+def test_fault_of_the_engines_own_code_is_a_sentence(
+    text: str, attribute: str, wanted: str, folder: EngineFolder
+) -> None:
+    reference = f"{folder.write('engine_here', text)}:{attribute}"
+    with pytest.raises(ConfigError) as caught:
+        load_engine(reference)
+    assert str(caught.value) == f"engine '{reference}': cannot be {wanted}"
+
+
+def test_traceback_of_an_engine_that_cannot_be_loaded_begins_with_its_own_code(
+    folder: EngineFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    helper = folder.write("engine_helper", "1 / 0\n")
+    module = folder.write("engine_here", f"import {helper}\n")
+    with pytest.raises(ConfigError):
         load_engine(f"{module}:generate")
+    (record,) = caplog.records
+    assert (record.levelno, vars(record)["engine"]) == (logging.ERROR, "engine_here:generate")
+    files = [line for line in caplog.text.splitlines() if line.startswith("  File ")]
+    assert [Path(line.split('"')[1]).name for line in files] == [
+        "engine_here.py",
+        "engine_helper.py",
+    ]
+
+
+def test_engine_that_says_itself_what_is_wrong_is_quoted(folder: EngineFolder) -> None:
+    text = "import dialback\nraise dialback.ConfigError('set MODEL to a path')\n"
+    with pytest.raises(ConfigError, match=r"^set MODEL to a path$"):
+        load_engine(f"{folder.write('engine_here', text)}:generate")
 
 
 def test_attribute_that_is_no_engine_is_refused(folder: EngineFolder) -> None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
+from dialback.cli.logs import JsonFormatter
+from dialback.errors import InvalidArgument
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.response import ResponseHooks, ResponseRun, StreamEnd, run_response
@@ -341,7 +345,9 @@ async def test_engine_that_swallows_its_cancellation_is_abandoned_with_an_error(
     assert len(caplog.records) == 1  # nobody wants its error any more
 
 
-async def test_engine_that_cancels_itself_has_failed(stream: Stream) -> None:
+async def test_engine_that_cancels_itself_has_failed(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
     async def cancelled(request: Any, context: Context) -> AsyncIterator[Any]:
         yield {"i": 0}
         inner = asyncio.create_task(asyncio.Event().wait())
@@ -351,6 +357,7 @@ async def test_engine_that_cancels_itself_has_failed(stream: Stream) -> None:
     run = await stream.run(cancelled)
     assert (run.end, run.items) == (StreamEnd.FAILED, 1)
     assert isinstance(run.error, asyncio.CancelledError)
+    assert "await inner" in caplog.text
 
 
 async def test_engine_that_cancels_itself_because_of_a_stop_has_stopped(stream: Stream) -> None:
@@ -362,3 +369,110 @@ async def test_engine_that_cancels_itself_because_of_a_stop_has_stopped(stream: 
     running = stream.run(cancelled)
     await stream.requester.send(STOP)
     assert (await running).end is StreamEnd.STOPPED
+
+
+# --- engines that fail --------------------------------------------------------------------------
+
+
+async def refusing(request: Any, context: Context) -> AsyncIterator[Any]:
+    raise KeyError("never mind")
+
+
+async def failing(request: Any, context: Context) -> AsyncIterator[Any]:
+    yield {"i": 0}
+    raise KeyError("never mind")
+
+
+@pytest.mark.parametrize(
+    ("engine", "end"), [(refusing, StreamEnd.REFUSED), (failing, StreamEnd.FAILED)]
+)
+async def test_error_of_an_engine_is_logged_with_its_traceback(
+    engine: object, end: StreamEnd, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await stream.run(engine)
+    assert run.end is end
+    (record,) = caplog.records
+    facts = vars(record)
+    assert (record.levelno, facts["engine"], facts["request_id"]) == (
+        logging.WARNING,
+        "mine",
+        "req-1",
+    )
+    assert record.exc_info is not None
+    assert record.exc_info[1] is run.error
+    line = orjson.loads(JsonFormatter().format(record))
+    assert 'raise KeyError("never mind")' in line["exception"]
+
+
+async def test_error_that_an_engine_says_on_purpose_is_not_logged(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(request: Any, context: Context) -> AsyncIterator[Any]:
+        raise InvalidArgument("no such model")
+
+    run = await stream.run(refuse)
+    assert (run.end, caplog.records) == (StreamEnd.REFUSED, [])
+
+
+async def test_item_that_cannot_be_written_is_not_logged(
+    stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unwritable(request: Any, context: Context) -> AsyncIterator[Any]:
+        yield object()
+
+    run = await stream.run(unwritable)
+    assert (run.end, caplog.records) == (StreamEnd.FAILED, [])
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_cancellation_of_ours_is_not_logged(
+    how: str, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = Closing()
+    running = stream.run(engine, stop_grace=0)
+    await engine.yielded.wait()
+    await _end(stream, how)
+    assert (await running).end is ENDS[how]
+    assert caplog.records == []
+
+
+class Exits:
+    """Ends the process, as it thinks, in one of its parts."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    async def generate(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        self._exit_in("call")
+        return self._items()
+
+    async def _items(self) -> AsyncIterator[Any]:
+        try:
+            yield {"i": 0}
+            self._exit_in("items")
+            yield object()
+        finally:
+            self._exit_in("close")
+
+    def _exit_in(self, where: str) -> None:
+        if where == self._where:
+            sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    ("where", "end"),
+    [
+        ("call", StreamEnd.REFUSED),
+        ("items", StreamEnd.FAILED),
+        ("close", StreamEnd.FAILED),
+    ],
+)
+async def test_engine_that_exits_has_failed_and_the_event_loop_goes_on(
+    where: str, end: StreamEnd, stream: Stream, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await stream.run(Exits(where))
+    assert run.end is end
+    assert str(run.error) == "the engine raised SystemExit(3)"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "sys.exit(3)" in caplog.text
