@@ -54,9 +54,9 @@ def run_worker(
     """Serve an endpoint with an engine until SIGTERM or Ctrl-C, then drain.
 
     The first signal drains: what runs is finished, nothing new is taken. A second one ends
-    what runs. Exit codes: 0 drained, 1 the engine's startup() failed, 2 wrong settings, 4 the queue has other settings than
-    needed, 69 no nats-server, 70 the queue answered no more, 75 the shutdown budget ran out,
-    77 NATS refuses the user, 143 ended by a second signal.
+    what runs. Exit codes: 0 drained, 1 the engine's startup() failed, 2 wrong settings, 4 the
+    queue has other settings than needed, 69 no nats-server, 70 the queue answered no more, 75 the
+    shutdown budget ran out, 77 NATS refuses the user, 143 ended by a second signal.
 
     With --processes 2 or more, a supervisor starts so many workers, starts those again that
     die, hands their messages back to the queue at once, and exits with the worst of their codes.
