@@ -65,9 +65,11 @@ async def test_dropping_cancels_for_certain_on_a_server_of_no_cluster_only(clust
 async def test_a_status_says_what_its_pull_had_left(header: str, left: int | None) -> None:
     server = FakeJetStream()
     seen: asyncio.Future[tuple[str, str, int | None]] = asyncio.Future()
-    inbox = PullInbox(
-        server.client, "JOBS", on_message=_message, on_status=lambda *given: seen.set_result(given)
-    )
+
+    def note(reply: str, status: str, left: int | None) -> None:
+        seen.set_result((reply, status, left))
+
+    inbox = PullInbox(server.client, "JOBS", on_message=_message, on_status=note)
     await inbox.open()
     reply = inbox.new_reply()
     headers = {"Status": "408", "Nats-Pending-Messages": header}

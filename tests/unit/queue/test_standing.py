@@ -13,9 +13,14 @@ def standing(lanes: Sequence[str] = LANES) -> Standing:
     return Standing({lane: f"inbox.{lane}" for lane in lanes})
 
 
+def room_for_all(room: int) -> dict[str, int]:
+    """So many slots for each lane."""
+    return dict.fromkeys(LANES, room)
+
+
 def topped_up(pulls: Standing, room: int, most: int = MOST) -> list[int] | None:
     """Ask for what is wanted of each lane; return that."""
-    more = pulls.top_up(dict.fromkeys(LANES, room), most, 0.0)
+    more = pulls.top_up(room_for_all(room), most, 0.0)
     return None if more is None else [more.get(lane, 0) for lane in LANES]
 
 
@@ -26,8 +31,8 @@ def test_each_lane_is_asked_for_one_message_that_a_frozen_worker_would_keep(room
 
 def test_a_busy_worker_asks_lanes_that_bring_something_for_a_quarter_of_what_it_has() -> None:
     pulls = standing()
-    rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
-    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == dict.fromkeys(LANES, 1)
+    rooms = room_for_all(1000)
+    assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == room_for_all(1)
     pulls.message("normal", 0, 1.0)
     assert not pulls.at_ease(1000)
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
@@ -42,7 +47,7 @@ def test_a_busy_worker_asks_lanes_that_bring_something_for_a_quarter_of_what_it_
 
 def test_a_worker_that_is_not_busy_any_more_asks_for_one_message_again() -> None:
     pulls = standing()
-    rooms: dict[str, int] = dict.fromkeys(LANES, 1000)
+    rooms = room_for_all(1000)
     pulls.top_up(rooms, MOST, 0.0)
     pulls.message("normal", 0, 1.0)
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
@@ -108,13 +113,13 @@ def test_a_lane_with_more_than_there_is_room_for_is_to_be_asked_in_order() -> No
 
 def test_other_lanes_that_hold_all_the_room_do_not_keep_a_lane_from_one_pull() -> None:
     pulls = standing()
-    rooms = dict.fromkeys(LANES, 6)
+    rooms = room_for_all(6)
     pulls.top_up(rooms, MOST, 0.0)
     pulls.message("normal", 0, 1.0)
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=40) == {"normal": 4}  # two are the others'
     for lane in ("high", "low"):
         pulls.message(lane, 0, 1.0)
-        assert pulls.top_up(dict.fromkeys(LANES, 4), MOST, 0.0, in_hand=42) == {lane: 1}
+        assert pulls.top_up(room_for_all(4), MOST, 0.0, in_hand=42) == {lane: 1}
 
 
 def test_a_lane_without_a_slot_is_not_asked_and_its_pull_is_in_the_way() -> None:
@@ -162,7 +167,7 @@ def test_only_a_strange_status_is_a_failure_and_it_names_its_lane() -> None:
 
 
 def test_a_pull_that_ends_gives_back_what_it_has_not_brought() -> None:
-    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
+    pulls, rooms = standing(), room_for_all(1000)
     pulls.top_up(rooms, MOST, 0.0)
     pulls.message("normal", 0, 1.0)
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
@@ -174,7 +179,7 @@ def test_a_pull_that_ends_gives_back_what_it_has_not_brought() -> None:
 
 
 def test_the_pulls_of_a_lane_end_one_by_one() -> None:
-    pulls, rooms = standing(), dict.fromkeys(LANES, 1000)
+    pulls, rooms = standing(), room_for_all(1000)
     pulls.top_up(rooms, MOST, 0.0)
     pulls.message("normal", 0, 1.0)
     pulls.top_up(rooms, MOST, 0.0, in_hand=40)
@@ -214,7 +219,7 @@ def test_a_lane_on_which_nothing_stands_is_not_missed() -> None:
         pulls.status(f"inbox.{lane}", "100", None, 7.0)
     pulls.message("normal", 0, 1.0)
     assert pulls.silence(8.0) == 1.0
-    pulls.top_up(dict.fromkeys(LANES, 3), MOST, 100.0)
+    pulls.top_up(room_for_all(3), MOST, 100.0)
     pulls.status("inbox.high", "100", None, 104.0)
     pulls.status("inbox.low", "100", None, 104.0)
     assert pulls.silence(104.0) == 4.0
