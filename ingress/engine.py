@@ -69,7 +69,11 @@ class Engine:
     Attributes:
         name: For logs.
         resume: What it declares that it can do for a stream whose worker was lost.
+        quick: Whether its last call let the event loop turn soon. An engine that computes for
+            long first must not keep what is queued from leaving.
     """
+
+    quick = False
 
     def __init__(self, target: object, *, name: str = "") -> None:
         """Take an engine function or object; a class with ``generate`` is instantiated.

@@ -325,6 +325,9 @@ class Exchange:
         # On a resumable stream only stop and kill are the caller's will (overview section 4).
         closed = isinstance(run.error, PublishError) and run.error.client_gone
         gone = closed and self._session is None
+        if closed and self._sender.fresh and run.items == 0:
+            # A caller that has left resets it as well: the next dial finds out, and counts.
+            return self._handed_back(f"connection lost: {run.error}", run)
         cause = PublishCause.CLIENT_DISCONNECT if gone else PublishCause.TRANSPORT_FAILURE
         self._metrics.count_error(_ERROR_TYPE_OF[stage])
         self._tools.service.count_publish_failure(stage, cause)

@@ -9,6 +9,8 @@ awaits cannot starve them. What the end means for the request is decided by
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -26,6 +28,7 @@ from dialback.transport.sender import ResponseSender
 
 logger = logging.getLogger(__name__)
 
+_QUICK: Final = 0.05  # seconds of a first step; a turn of a busy loop is about as long
 ENGINE_CLOSE_TIMEOUT: Final = 5.0
 """Seconds an engine may take to close after it was cancelled, before it is abandoned."""
 
@@ -144,9 +147,11 @@ async def run_response(
         _conclude(run, watch, None, sender)
         return run
     pump = _Pump(engine, context, sender, codec, hooks, run, replay, watch)
+    if not engine.quick:  # the requester waits for the handshake for ten seconds only
+        sender.connection.flush()
     task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
     # After the engine's first step: a handshake that is queued leaves with its first items.
-    asyncio.get_running_loop().call_soon(sender.connection.flush)
+    asyncio.get_running_loop().call_soon(pump.first_step_over)
     task.add_done_callback(watch.engine_done)
     try:
         await watch.over
@@ -255,9 +260,16 @@ class _Pump:
     replay: Replay
     watch: _Watch
     closing: bool = False
+    began: float = math.inf
+
+    def first_step_over(self) -> None:
+        """Flush; called right after the first step of the task that runs :meth:`serve`."""
+        self.engine.quick = time.monotonic() - self.began < _QUICK
+        self.sender.connection.flush()
 
     async def serve(self, value: object) -> None:
         """Call the engine, write the prologue, each item with back-pressure, and the usual end."""
+        self.began = time.monotonic()
         try:
             stream = await self.engine.start(value, self.context)
             try:
@@ -315,6 +327,8 @@ class _Pump:
 async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:
     """Cancel the engine's task and wait for it, but not for ever."""
     if task.done():
+        if not task.cancelled():
+            task.exception()  # nobody may be left who asks for it
         return
     pump.closing = True
     task.cancel()

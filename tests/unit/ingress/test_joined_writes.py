@@ -1,6 +1,7 @@
 """What leaves together: each write is a system call here and a read at the requester's."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
@@ -32,9 +33,14 @@ class Stream:
         self.revocation = Revocation()
         self.finals: list[int] = []
 
-    async def run(self, generate: Callable[[Any], AsyncIterator[Any]]) -> ResponseRun:
+    async def run(
+        self, generate: Callable[[Any], AsyncIterator[Any]], engine: Engine | None = None
+    ) -> ResponseRun:
+        if engine is None:
+            engine = Engine(generate, name="mine")
+            engine.quick = True
         return await run_response(
-            Engine(generate, name="mine"),
+            engine,
             None,
             Context("r1"),
             self.sender,
@@ -66,6 +72,26 @@ async def test_a_handshake_that_somebody_waits_for_leaves_at_once(
     offer: ResumeOffer | None,
 ) -> None:
     assert len(Stream(offer).transport.calls) == 1
+
+
+async def test_a_handshake_waits_for_the_first_step_only_of_an_engine_that_is_known_to_be_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that computes for ten seconds would have its connection reset meanwhile."""
+    left_before: list[int] = []
+
+    async def generate(_: object) -> AsyncIterator[int]:
+        left_before.append(len(stream.transport.calls))
+        yield 0
+
+    engine = Engine(generate, name="mine")
+    for quick in (-1.0, 3600.0, -1.0):  # what a step may take: this one was slow, quick, slow
+        monkeypatch.setattr("dialback.ingress.response._QUICK", quick)
+        stream = Stream(FRESH)
+        await stream.run(generate, engine)
+    # Nothing is known before the first call; then the last one tells.
+    assert left_before == [1, 1, 0]
+    assert not engine.quick
 
 
 async def test_a_fresh_handshake_does_not_wait_for_an_engine_that_takes_its_time() -> None:
@@ -118,3 +144,19 @@ async def test_an_engine_that_fails_after_its_items_has_no_end_written() -> None
 
     run = await stream.run(fails)
     assert (run.end, run.complete, stream.finals) == (StreamEnd.FAILED, False, [])
+
+
+async def test_an_engine_that_fails_as_its_delivery_is_cancelled_leaves_no_error_unread() -> None:
+    unread: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: unread.append(context))
+
+    async def fail(_: object) -> AsyncIterator[int]:
+        loop.call_soon(running.pop().cancel)
+        raise ValueError
+        yield 0
+
+    running = [asyncio.create_task(Stream(FRESH).run(fail))]
+    await asyncio.wait(running)
+    gc.collect()
+    assert unread == []
