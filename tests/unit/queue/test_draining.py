@@ -24,6 +24,7 @@ class Drain:
                 delivery=SimpleNamespace(lane="normal", revocation=revocation), settling=False
             )
         }
+        self.work.add_done_callback(works.pop)
         api: Any = SimpleNamespace(consumer_info=self._consumer_info)
         self.draining = Draining(
             api, "JOBS", works, idle=self.idle, end=lambda _: None, lingers=lambda: lingers
