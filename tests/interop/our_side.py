@@ -17,6 +17,7 @@ engine.ERRORS.update({name: getattr(errors, name) for name in engine.DYNAMO_ERRO
 ENGINE: Final = "tests.interop.peers.engine:generate"
 """The suite's engine, for a worker process."""
 LIMIT: Final = 60.0  # seconds for anything a test waits for
+_ENGINE_RAISED = "the engine raised an error"
 
 
 class OurWorker(logging.Handler):
@@ -53,8 +54,9 @@ class OurWorker(logging.Handler):
 
     @property
     def loud(self) -> list[str]:
-        """Its log lines above INFO."""
+        """Its log lines above INFO, but for those of errors that the suite's engine raises."""
         lines = [record for record in self.records if record.levelno > logging.INFO]
+        lines = [record for record in lines if record.getMessage() != _ENGINE_RAISED]
         return [f"{record.levelname} {record.getMessage()} {vars(record)}" for record in lines]
 
 
