@@ -6,6 +6,7 @@ password for ever.
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import random
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
-import nkeys  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 import tenacity
 from nats.aio.client import Client
 
@@ -260,10 +260,15 @@ def _check_credentials(server: ServerAddress) -> None:
         except OSError as error:
             raise ConfigError(f"credentials cannot be read: {error}") from error
         if path == server.nkey_seed_file:
-            try:
-                nkeys.from_seed(content.strip())  # pyright: ignore[reportUnknownMemberType]
-            except nkeys.NkeysError as error:
-                raise ConfigError(f"{path} holds no nkey seed ({error})") from error
+            _check_seed(path, content)
+
+
+def _check_seed(path: str, content: bytearray) -> None:
+    nkeys: Any = importlib.import_module("nkeys")  # only here: it takes a while
+    try:
+        nkeys.from_seed(content.strip())
+    except nkeys.NkeysError as error:
+        raise ConfigError(f"{path} holds no nkey seed ({error})") from error
 
 
 def _tls_context(server: ServerAddress) -> ssl.SSLContext:

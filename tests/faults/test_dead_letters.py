@@ -40,7 +40,7 @@ async def test_f12_a_request_that_kills_three_workers_is_one_dead_letter_and_its
 
     async with (
         Requester(Settings.load(server=nats_server.url)) as requester,
-        Chaos(endpoint, nats_server, size=2, seed=12, ack_wait=2, slots=4) as chaos,
+        Chaos(endpoint, nats_server, size=2, seed=12, ack_wait=5, slots=4) as chaos,
     ):
         async with chaos.replacing(), asyncio.TaskGroup() as callers:
             for i in range(3):
