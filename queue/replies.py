@@ -44,8 +44,8 @@ class Replies:
         Args:
             client: Whom to ask through.
             join: Seconds that a question waits for others to leave with it while the answer to
-                an earlier one is out; 0 for none. A write for each question costs client and
-                server more than the question does.
+                an earlier one is out; 0 for none. Each write is a system call for client and
+                server.
         """
         self._client = client
         self._join = join
