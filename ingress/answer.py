@@ -48,15 +48,18 @@ class Heard(Enum):
     """A worker serves the stream, or has begun to."""
 
 
-def offer_of(delivery: Delivery, *, unable: bool, fresh: bool = False) -> ResumeOffer:
+def offer_of(
+    delivery: Delivery, *, unable: bool, fresh: bool = False, reuse: bool = False
+) -> ResumeOffer:
     """Return what a worker says of itself when it dials a resumable stream.
 
     Args:
         delivery: The delivery that it has.
         unable: Whether it could not go on where another worker was lost.
         fresh: Whether it runs its engine without asking what the requester has.
+        reuse: Whether it keeps the connection when the stream is over.
     """
-    return ResumeOffer(delivery.number, delivery.epoch, unable=unable, fresh=fresh)
+    return ResumeOffer(delivery.number, delivery.epoch, unable=unable, fresh=fresh, reuse=reuse)
 
 
 def need_not_ask(delivery: Delivery, *, expired: bool) -> bool:

@@ -87,6 +87,10 @@ class Ingress:
             on_healthy=on_healthy,
         )
 
+    def close(self) -> None:
+        """Close the connections that are kept between two streams."""
+        self._dialer.close()
+
     async def handle(self, delivery: Delivery) -> Ending:
         """Serve one delivery; raises nothing but ``CancelledError``."""
         started = time.monotonic()
@@ -219,7 +223,12 @@ class Ingress:
         offer = None
         if home.resumable:
             fresh = need_not_ask(delivery, expired=parsed.expired(self._now_ns()))
-            offer = offer_of(delivery, unable=self._engine.resume is None, fresh=fresh)
+            offer = offer_of(
+                delivery,
+                unable=self._engine.resume is None,
+                fresh=fresh,
+                reuse=home.reuse and self._dialer.keeps,
+            )
         left = self._left(parsed)
         try:
             sender = await unless_revoked(

@@ -52,12 +52,14 @@ class CallHome:
         codec: Codec of the answers.
         resumable: Whether the requester keeps the subject for another worker (overview
             section 4).
+        reuse: Whether it takes another stream on the connection when this one is over.
     """
 
     address: Address
     subject: str
     codec: PayloadCodec
     resumable: bool = False
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,11 @@ def _call_home_of(control: RequestControlMessage) -> CallHome:
     if info.context != control.id:
         raise ConnectionInfoError(f"context {info.context!r} is not the request id {control.id!r}")
     return CallHome(
-        parse_address(info.address), info.subject, control.codec, resumable=info.resumable == 1
+        parse_address(info.address),
+        info.subject,
+        control.codec,
+        resumable=info.resumable == 1,
+        reuse=info.reuse == 1,
     )
 
 

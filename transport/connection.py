@@ -314,6 +314,12 @@ class FrameConnection(asyncio.Protocol):
         """Accept frames of other sizes from now on: the peer has shown who it is."""
         self._decoder.allow(limits)
 
+    def turn_to(self, handler: FrameHandler, limits: FrameLimits) -> None:
+        """Belong to another handler: one stream is over, and the next one may come."""
+        self._handler = handler
+        self._decoder.allow(limits)
+        self._pacing = Pacing()
+
     def pause_reading(self) -> None:
         """Stop reading: TCP holds the peer back."""
         if self._transport is not None and self.open:

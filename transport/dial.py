@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import tenacity
@@ -21,6 +21,7 @@ from dialback.retries import with_retries
 from dialback.scopes import Scope
 from dialback.transport.address import Address, CallHomePolicy
 from dialback.transport.connection import FrameConnection
+from dialback.transport.idle import IdleConnections
 from dialback.transport.messages import ResumeOffer
 from dialback.transport.sender import LINGER, ResponseSender
 
@@ -37,6 +38,7 @@ class DialSettings:
         connect_timeout: Seconds for one attempt, name resolution and handshake included.
         send_timeout: Seconds without progress after which a write has failed.
         linger: Seconds to wait for the requester's FIN at the end.
+        idle_timeout: Seconds that a connection is kept for the next stream; 0 keeps none.
     """
 
     attempts: int = 4
@@ -44,6 +46,7 @@ class DialSettings:
     connect_timeout: float = 5.0
     send_timeout: float = 60.0
     linger: float = LINGER
+    idle_timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,16 @@ class Dialer:
         self._policy = policy
         self._settings = settings or DialSettings()
         self._on_retry = on_retry
+        self._idle = IdleConnections(self._settings.idle_timeout)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether connections are kept, for offers that say so."""
+        return self._settings.idle_timeout > 0
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._idle.close()
 
     async def dial(
         self,
@@ -75,6 +88,9 @@ class Dialer:
         offer: ResumeOffer | None = None,
     ) -> ResponseSender:
         """Connect to ``address`` and write the handshake for ``subject``.
+
+        An offer that says so goes on a connection that was kept, if there is one; its
+        ``dials`` are 0.
 
         Args:
             address: Where the requester listens.
@@ -87,6 +103,8 @@ class Dialer:
             DialError: If nobody could be reached after all attempts; ``gone`` says whether
                 something answered that nobody listens.
         """
+        if offer is not None and offer.reuse and (sender := self._reused(address, subject, offer)):
+            return sender
         settings = self._settings
         limit = settings.total_timeout
         if total_timeout is not None:
@@ -111,6 +129,37 @@ class Dialer:
             times = "1 attempt" if made == 1 else f"{made} attempts"
             raise DialError(f"{last} ({times})", gone=last.gone, attempts=made) from last
 
+    def _reused(self, address: Address, subject: str, offer: ResumeOffer) -> ResponseSender | None:
+        """Write the handshake on a connection that was kept; ``None`` if there is none."""
+        connection = self._idle.take(address)
+        if connection is None:
+            return None
+        sender = self._sender(address, offer, connection)
+        sender.dials = 0
+        try:
+            sender.send_handshake(subject, offer)
+        except PublishError:  # it is closing
+            sender.abort()
+            return None
+        return sender
+
+    def _sender(
+        self,
+        address: Address,
+        offer: ResumeOffer | None,
+        connection: FrameConnection | None = None,
+    ) -> ResponseSender:
+        settings = self._settings
+        keep = offer is not None and offer.reuse
+        sender = ResponseSender(
+            send_timeout=settings.send_timeout,
+            linger=settings.linger,
+            connection=connection,
+            keep=partial(self._idle.keep, address) if keep else None,
+        )
+        sender.address = str(address)
+        return sender
+
     def _retrying(self, seconds: float) -> tenacity.AsyncRetrying:
         last = tenacity.stop_after_attempt(self._settings.attempts)
         return tenacity.AsyncRetrying(
@@ -125,9 +174,7 @@ class Dialer:
     ) -> ResponseSender:
         loop = asyncio.get_running_loop()
         left = max(0.001, min(self._settings.connect_timeout, end - loop.time()))
-        settings = self._settings
-        sender = ResponseSender(send_timeout=settings.send_timeout, linger=settings.linger)
-        sender.address = str(address)
+        sender = self._sender(address, handshake.offer)
         try:
             connecting = self._connect(sender.connection, address, attempt)
             if await Scope().run(connecting, within=left):

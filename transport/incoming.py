@@ -1,4 +1,7 @@
-"""One accepted connection of a requester: from its handshake to its close."""
+"""One accepted connection of a requester: from its handshake to its close.
+
+A worker that keeps connections takes the next stream on it: then it waits for a handshake again.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -13,14 +16,17 @@ from dialback.transport.messages import CallHomeHandshake, ResumeOffer
 from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.response_stream import (
     KILL_FRAME,
+    EndState,
     RequesterEnd,
     RequesterEvent,
     RequesterState,
 )
-from dialback.transport.resume_frames import superseded_frame
+from dialback.transport.resume_frames import RELEASE_FRAME, superseded_frame
 from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
 
 _CLOSE_TIMEOUT: Final = 10.0  # seconds from the stream's end to the worker's own
+IDLE_TIMEOUT: Final = 60.0
+"""Seconds that a connection may be open between two streams; its worker closes it sooner."""
 _HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
 
 
@@ -78,6 +84,7 @@ class IncomingConnection:
         """Take one frame of the worker."""
         if self._dismissed:
             return
+        final_seen = self._end.state is RequesterState.FINAL_SEEN
         try:
             event = self._end.receive(message)
         except ProtocolError as error:
@@ -91,6 +98,8 @@ class IncomingConnection:
                 assert self._end.prologue is not None  # noqa: S101 -- set by receive()
                 self._receiver.refuse(self._end.prologue)
                 self.close_later()  # the worker's sentinel is under way
+            case RequesterEvent.SENTINEL if final_seen and self._reusable():
+                self._await_next()
             case RequesterEvent.SENTINEL:
                 self._sentinel()
             case _:
@@ -131,6 +140,24 @@ class IncomingConnection:
             self.offer = handshake.offer if receiver.resumable else None
             self._receiver = receiver
             receiver.attach(self)
+
+    def _reusable(self) -> bool:
+        complete = self._receiver is not None and self._receiver.end is EndState.COMPLETE
+        return complete and self.offer is not None and self.offer.reuse
+
+    def _await_next(self) -> None:
+        """Tell the worker that its stream has arrived; wait for the handshake of the next one."""
+        assert self._receiver is not None  # noqa: S101 -- see _reusable()
+        self._receiver.release(self)
+        self._receiver = self.offer = None
+        self._end = RequesterEnd()
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        self.connection.turn_to(self, _HANDSHAKE_LIMITS)
+        loop = asyncio.get_running_loop()
+        self._handshaking = loop.call_later(IDLE_TIMEOUT, self.connection.close)
+        self._write(RELEASE_FRAME)
 
     def _sentinel(self) -> None:
         self._detach(LineEnd.SENTINEL, "the worker ended it without a final")

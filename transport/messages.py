@@ -82,6 +82,7 @@ class TcpConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         stream_type: ``response`` for the stream of answers.
         resumable: 1 if the subject is kept for another worker (overview section 4); ours
             alone, left out when 0.
+        reuse: 1 if a worker may keep the connection for the next stream; likewise.
     """
 
     address: str
@@ -89,6 +90,7 @@ class TcpConnectionInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     context: str
     stream_type: str
     resumable: int = 0
+    reuse: int = 0
 
 
 class RequestControlMessage(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -130,6 +132,8 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
         epoch: When the consumer was created, Unix nanoseconds.
         unable: 1 if its engine cannot go on where another worker was lost; else left out.
         fresh: 1 if it begins at the first item and waits for no answer; else left out.
+        reuse: 1 if it keeps the connection when it is told that the stream has been received;
+            else left out.
     """
 
     subject: str
@@ -139,6 +143,7 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
     epoch: _U64 | msgspec.UnsetType = msgspec.UNSET
     unable: int | msgspec.UnsetType = msgspec.UNSET
     fresh: int | msgspec.UnsetType = msgspec.UNSET
+    reuse: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def offer(self) -> "ResumeOffer | None":
@@ -146,7 +151,11 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
         if self.resume != 1:
             return None
         return ResumeOffer(
-            self.delivery or 0, self.epoch or 0, unable=self.unable == 1, fresh=self.fresh == 1
+            self.delivery or 0,
+            self.epoch or 0,
+            unable=self.unable == 1,
+            fresh=self.fresh == 1,
+            reuse=self.reuse == 1,
         )
 
 
@@ -161,12 +170,14 @@ class ResumeOffer:
         unable: Whether it could only start over: its engine declares no way to resume.
         fresh: Whether it takes itself for the first: it begins at the first item and waits for
             no answer. One that comes all the same says that it is not.
+        reuse: Whether it keeps the connection for its next stream to the same requester.
     """
 
     delivery: int
     epoch: int
     unable: bool = False
     fresh: bool = False
+    reuse: bool = False
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -225,6 +225,11 @@ class ResponseReceiver:
         else:
             older.dismiss(self.delivery)
 
+    def release(self, line: Line) -> None:
+        """The stream is over, and its connection serves another one from now on."""
+        if line is self._current:
+            self._current = None
+
     def refuse(self, prologue: ResponseStreamPrologue) -> None:
         """The engine refused the request."""
         self._error = read_refusal(prologue)

@@ -27,7 +27,7 @@ from dialback.transport.messages import (
     decode_prologue,
     encode_document,
 )
-from dialback.transport.resume_frames import is_answer, read_superseded
+from dialback.transport.resume_frames import is_answer, is_release, read_superseded
 from dialback.transport.two_part import TwoPartMessage, encode
 
 STOP_FRAME: Final = encode(encode_document(ControlMessage.STOP))
@@ -74,6 +74,7 @@ class WorkerEvent(_Key):
     VIOLATION = "violation received"
     ANSWER = "answer received"
     SUPERSEDED = "superseded received"
+    RELEASE = "release received"
     LOST = "connection lost"
 
 
@@ -127,10 +128,13 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
     (_W.FINISHING, _WE.VIOLATION): _W.ABORTED,
     (_W.FINISHING, _WE.ANSWER): _W.ABORTED,
     (_W.FINISHING, _WE.SUPERSEDED): _W.ABORTED,
+    # The sentinel has left before this end knows.
+    (_W.FINISHING, _WE.RELEASE): _W.LINGER,
     (_W.FINISHING, _WE.LOST): _W.ABORTED,
     # Everything is written, but the requester says that it was not received.
     (_W.LINGER, _WE.ANSWER): _W.ABORTED,
     (_W.LINGER, _WE.SUPERSEDED): _W.ABORTED,
+    (_W.LINGER, _WE.RELEASE): _W.LINGER,
     # Whatever else the peer does now is its way of closing.
     (_W.LINGER, _WE.STOP): _W.LINGER,
     (_W.LINGER, _WE.KILL): _W.LINGER,
@@ -145,6 +149,9 @@ WORKER_TABLE: Final[dict[tuple[WorkerState, WorkerEvent], WorkerState]] = {
 }
 
 
+_ENDING: Final = (WorkerState.FINISHING, WorkerState.LINGER)
+
+
 class WorkerEnd:
     """The worker's end of one response stream: frames to write, meaning of what is read.
 
@@ -155,7 +162,7 @@ class WorkerEnd:
         superseded_by: Number of the delivery that serves the stream instead, or 0.
     """
 
-    __slots__ = ("_offered", "answer", "fresh", "state", "superseded_by")
+    __slots__ = ("_offered", "_reuse", "answer", "fresh", "state", "superseded_by")
 
     def __init__(self) -> None:
         self.state = WorkerState.DIALLED
@@ -163,6 +170,7 @@ class WorkerEnd:
         self.fresh = False
         self.superseded_by = 0
         self._offered = False
+        self._reuse = False
 
     def advance(self, event: WorkerEvent) -> None:
         """Go to the next state.
@@ -184,12 +192,14 @@ class WorkerEnd:
             self.advance(WorkerEvent.HANDSHAKE)
             return encode(encode_document(document))
         self.advance(WorkerEvent.FRESH if offer.fresh else WorkerEvent.OFFER)
-        self._offered, self.fresh = True, offer.fresh
+        self._offered, self.fresh, self._reuse = True, offer.fresh, offer.reuse
         announced = {"resume": 1, "delivery": offer.delivery, "epoch": offer.epoch}
         if offer.unable:
             announced["unable"] = 1
         if offer.fresh:
             announced["fresh"] = 1
+        if offer.reuse:
+            announced["reuse"] = 1
         return encode(encode_document(msgspec.structs.replace(document, **announced)))
 
     def prologue(self, refusal: ResponseStreamPrologue | None = None) -> bytes:
@@ -217,6 +227,8 @@ class WorkerEnd:
         return event
 
     def _answered(self, message: TwoPartMessage) -> WorkerEvent:
+        if self._reuse and self.state in _ENDING and is_release(message):
+            return WorkerEvent.RELEASE
         if (self.fresh or self.state is WorkerState.OFFERED) and is_answer(message):
             self.answer = message
             return WorkerEvent.ANSWER

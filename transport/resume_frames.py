@@ -1,8 +1,10 @@
-"""The two frames that only requesters of ours send, and only to workers that announced it.
+"""The three frames that only requesters of ours send, and only to workers that announced it.
 
 ``{"resume": k, "fruitless": f, ...}``, with the delivered items as data part if the requester
 keeps them, answers a resumable handshake. ``{"superseded": n}`` tells a worker that delivery
-n serves the stream. Bytes in, values out; no I/O. Source: overview section 4.
+n serves the stream. ``{"release": 1}`` tells one that keeps connections that its stream has
+arrived to the end, and that the next one may come. Bytes in, values out; no I/O.
+Source: overview section 4.
 """
 
 from collections.abc import Iterable
@@ -31,6 +33,10 @@ class _Superseded(msgspec.Struct, frozen=True):
     superseded: _Count
 
 
+class _Release(msgspec.Struct, frozen=True):
+    release: _Count
+
+
 class _KeptItem(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw()
     event: str | None = None
@@ -44,11 +50,15 @@ _KeptDecoder: TypeAlias = msgspec.json.Decoder[_KeptWrapper] | msgspec.msgpack.D
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _superseded_decoder = msgspec.json.Decoder(_Superseded)
+_release_decoder = msgspec.json.Decoder(_Release)
 _kept_json_decoder = msgspec.json.Decoder(_KeptWrapper)
 _kept_msgpack_decoder = msgspec.msgpack.Decoder(_KeptWrapper)
 _json_encoder = msgspec.json.Encoder()
 _msgpack_encoder = msgspec.msgpack.Encoder()
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+RELEASE_FRAME: Final = encode(_json_encoder.encode(_Release(1)))
+"""In place of the requester's close, at the end of a stream whose connection is kept."""
 
 
 def answer_frame(
@@ -132,3 +142,13 @@ def read_superseded(message: TwoPartMessage) -> int | None:
         return _superseded_decoder.decode(message.header).superseded
     except _UNREADABLE:
         return None
+
+
+def is_release(message: TwoPartMessage) -> bool:
+    """Whether a frame says that the stream has arrived to its end."""
+    if message.data:
+        return False
+    try:
+        return _release_decoder.decode(message.header).release == 1
+    except _UNREADABLE:
+        return False

@@ -51,12 +51,29 @@ class ResponseSender:
         superseded: Whether the requester said that a newer delivery serves the stream.
         not_first: Whether it answered a fresh handshake: it has, or had, another worker.
         left_early: Whether its FIN came before the sentinel was queued: it proves nothing.
+        released: Whether the requester said that it has the whole stream.
         lost: Why the connection was lost, or ``None``.
         response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
             :meth:`write_final` (frame heads not counted), whether or not they left.
     """
 
-    def __init__(self, *, send_timeout: float = 60.0, linger: float = LINGER) -> None:
+    def __init__(
+        self,
+        *,
+        send_timeout: float = 60.0,
+        linger: float = LINGER,
+        connection: FrameConnection | None = None,
+        keep: Callable[[FrameConnection], None] | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            send_timeout: Seconds without progress after which a write has failed.
+            linger: Seconds to wait for the requester's FIN at the end.
+            connection: One that is open and serves no stream; a new one by default.
+            keep: Takes the connection over when the requester has received the stream and
+                leaves it open.
+        """
         self.address = ""
         self.dials = 1
         self.stopped = False
@@ -64,6 +81,7 @@ class ResponseSender:
         self.superseded = False
         self.not_first = False
         self.left_early = False
+        self.released = False
         self.lost: PublishError | None = None
         self.response_bytes = 0
         self._end = WorkerEnd()
@@ -72,12 +90,18 @@ class ResponseSender:
         self._listener: Callable[[WorkerEvent], None] | None = None
         self._peer_finished = Latch()
         self._answered = Latch()
-        self.connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
+        self._keep = keep
+        self._kept = False
+        if connection is None:
+            connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
+        else:
+            connection.turn_to(self, _CONTROL_LIMITS)
+        self.connection = connection
 
     @property
     def peer_closed(self) -> bool:
-        """Whether the requester sent its FIN."""
-        return self.connection.peer_done
+        """Whether the requester sent its FIN, or said that it has the whole stream."""
+        return self.released or self.connection.peer_done
 
     @property
     def fresh(self) -> bool:
@@ -94,6 +118,9 @@ class ResponseSender:
             self._answered.set()
         elif event is WorkerEvent.SUPERSEDED or event is WorkerEvent.ANSWER:
             self._taken_away(event)
+        elif event is WorkerEvent.RELEASE:
+            self.released = True
+            self._peer_finished.set()
         elif event is not None and self._end.state is not WorkerState.LINGER:
             self._cancelled(event)
 
@@ -303,6 +330,9 @@ class ResponseSender:
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
         """Write the sentinel if it is not queued yet, flush, wait for the requester's FIN, close.
 
+        If the requester says that it has received the stream, that is as good as its FIN, and
+        the connection is kept.
+
         Args:
             linger: Seconds to wait for the FIN; by default those of the constructor. ``None``
                 waits as long as the connection lives.
@@ -314,17 +344,25 @@ class ResponseSender:
             self.connection.write(SENTINEL_FRAME)
             self._sentinel_queued = True
         await self.connection.drain_all()
-        if self._end.state is not WorkerState.ABORTED:
+        if self._end.state not in (WorkerState.ABORTED, WorkerState.LINGER):
             # Only now is everything out: until here a kill is a kill.
             self._end.advance(WorkerEvent.SENTINEL)
         await self._peer_finished.wait(self._linger if linger is ... else linger)
-        self.connection.close()
+        if self.released and self._keep is not None:
+            self._kept = True
+            self._keep(self.connection)
+        else:
+            self.connection.close()
 
     def end_linger(self) -> None:
         """Wait for the requester's FIN no longer: this process is about to end."""
         self._peer_finished.set()
 
     def abort(self) -> None:
-        """Drop what is unsent and close: after a kill, a loss, or when told to."""
+        """Drop what is unsent and close: after a kill, a loss, or when told to.
+
+        A connection that was kept is another stream's.
+        """
         self._listener = None
-        self.connection.abort()
+        if not self._kept:
+            self.connection.abort()

@@ -161,6 +161,7 @@ class Request:
             context=self.request_id,
             stream_type=StreamType.RESPONSE,
             resumable=int(self.resume is not None),
+            reuse=int(self.resume is not None),
         )
         return encode_request_control(
             RequestControlMessage(

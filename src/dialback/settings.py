@@ -208,6 +208,13 @@ class Settings(BaseSettings):
     linger: float = Field(
         default=10.0, ge=0, description="Seconds to wait for the requester's close at the end."
     )
+    idle_timeout: float = Field(
+        default=5.0,
+        ge=0,
+        le=30,
+        description="Seconds a worker keeps a connection for the next stream of the same"
+        " requester; 0 keeps none.",
+    )
     response_host: str = Field(
         default="",
         validation_alias=_env("response_host", "DYN_TCP_RESPONSE_STREAM_HOST"),
@@ -359,6 +366,7 @@ class Settings(BaseSettings):
             connect_timeout=self.connect_timeout,
             send_timeout=self.send_timeout,
             linger=self.linger,
+            idle_timeout=self.idle_timeout,
         )
 
 

@@ -157,7 +157,9 @@ class Worker:
         for name, work in (("pulse", _pulse(leases)), ("watch-engine", self._engine_life.watch())):
             task = asyncio.create_task(work, name=name)
             stack.push_async_callback(cancel_and_wait, task, within=_LAST_PULSE)
-        cancellations = Cancellations(self._parts.ingress().handle, worker=self._name)
+        ingress = self._parts.ingress()
+        stack.callback(ingress.close)
+        cancellations = Cancellations(ingress.handle, worker=self._name)
         consumer = self._consumer = self._parts.consumer(
             client, leases, topology, cancellations.handle
         )

@@ -33,45 +33,45 @@ ANSWER = TwoPartMessage(b'{"resume":2,"fruitless":0}')
 
 # One row a state: what each event leads to, in the order of WorkerEvent; None is not possible.
 # handshake, offer, fresh | prologue, refusal, item, final, sentinel
-# | stop, kill, violation | answer, superseded, lost
+# | stop, kill, violation | answer, superseded, release, lost
 WORKER_ROWS: dict[WorkerState, tuple[WorkerState | None, ...]] = {
     W.DIALLED: (
         *(W.OPEN, W.OFFERED, W.OPEN),
         *(None,) * 5,
         *(W.DIALLED, W.ABORTED, W.ABORTED),
-        *(None, None, W.ABORTED),
+        *(None, None, None, W.ABORTED),
     ),
     W.OFFERED: (
         *(None,) * 8,
         *(W.OFFERED, W.ABORTED, W.ABORTED),
-        *(W.OPEN, W.ABORTED, W.ABORTED),
+        *(W.OPEN, W.ABORTED, None, W.ABORTED),
     ),
     W.OPEN: (
         *(None,) * 3,
         *(W.STREAMING, W.FINISHING, None, None, None),
         *(W.OPEN, W.ABORTED, W.ABORTED),
-        *(W.ABORTED, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, None, W.ABORTED),
     ),
     W.STREAMING: (
         *(None,) * 3,
         *(None, None, W.STREAMING, W.FINISHING, W.LINGER),
         *(W.STOPPING, W.ABORTED, W.ABORTED),
-        *(W.ABORTED, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, None, W.ABORTED),
     ),
     W.STOPPING: (
         *(None,) * 3,
         *(None, None, W.STOPPING, W.FINISHING, W.LINGER),
         *(W.STOPPING, W.ABORTED, W.ABORTED),
-        *(W.ABORTED, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, None, W.ABORTED),
     ),
     W.FINISHING: (
         *(None,) * 3,
         *(None, None, None, None, W.LINGER),
         *(W.FINISHING, W.ABORTED, W.ABORTED),
-        *(W.ABORTED, W.ABORTED, W.ABORTED),
+        *(W.ABORTED, W.ABORTED, W.LINGER, W.ABORTED),
     ),
-    W.LINGER: (*(None,) * 8, *(W.LINGER,) * 3, *(W.ABORTED, W.ABORTED, W.LINGER)),
-    W.ABORTED: (*(None,) * 8, *(W.ABORTED,) * 6),
+    W.LINGER: (*(None,) * 8, *(W.LINGER,) * 3, *(W.ABORTED, W.ABORTED, W.LINGER, W.LINGER)),
+    W.ABORTED: (*(None,) * 8, *(W.ABORTED,) * 5, None, W.ABORTED),
 }
 # handshake, prologue, refusal, item, final, sentinel, lost
 REQUESTER_ROWS: dict[RequesterState, tuple[RequesterState | None, ...]] = {

@@ -1,0 +1,99 @@
+"""Connections between two streams: kept for the next one to the same requester.
+
+A requester that said so takes one stream after the other on a connection. To open and close one
+costs both ends as much as a tenth of a short request, and a round trip. Source: ARCHITECTURE.md,
+"Connections that are kept".
+"""
+
+import asyncio
+from typing import Final
+
+from dialback.errors import ProtocolError, PublishError
+from dialback.transport.address import Address
+from dialback.transport.connection import FrameConnection
+from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
+
+_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+
+
+class IdleConnections:
+    """The connections of one worker that serve no stream at the moment."""
+
+    def __init__(self, timeout: float) -> None:
+        """Keep each for at most ``timeout`` seconds, which must be fewer than the requester's."""
+        self._timeout = timeout
+        self._idle: dict[Address, list[_Idle]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._idle.values()))
+
+    def keep(self, address: Address, connection: FrameConnection) -> None:
+        """Take over a connection whose stream is over; one that is closing is let go."""
+        if not connection.open or connection.peer_done:
+            connection.close()
+            return
+        idle = _Idle(self, address, connection, self._timeout)
+        self._idle.setdefault(address, []).append(idle)
+
+    def take(self, address: Address) -> FrameConnection | None:
+        """Return an open connection to a requester, the last one that was used, if there is one."""
+        idle = self._idle.get(address)
+        if not idle:
+            return None
+        return self.remove(idle[-1])
+
+    def remove(self, idle: "_Idle") -> FrameConnection:
+        """Forget a connection, and return it."""
+        idle.timer.cancel()
+        of_one = self._idle[idle.address]
+        of_one.remove(idle)
+        if not of_one:
+            del self._idle[idle.address]
+        return idle.connection
+
+    def close(self) -> None:
+        """Close them all."""
+        for idle in [idle for of_one in self._idle.values() for idle in of_one]:
+            idle.close()
+
+
+class _Idle:
+    """One of them. Whatever its requester says now is that it is over."""
+
+    __slots__ = ("_owner", "address", "connection", "timer")
+
+    def __init__(
+        self, owner: IdleConnections, address: Address, connection: FrameConnection, seconds: float
+    ) -> None:
+        self.address = address
+        self.connection = connection
+        self.timer = asyncio.get_running_loop().call_later(seconds, self.close)
+        self._owner: IdleConnections | None = owner
+        connection.turn_to(self, _LIMITS)
+
+    def close(self) -> None:
+        """Close it; a second time changes nothing."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.remove(self).close()
+
+    # --- FrameHandler -----------------------------------------------------------------
+
+    def frame_received(self, message: TwoPartMessage) -> None:
+        del message
+        self.close()
+
+    def data_parts_received(self, parts: list[bytes]) -> None:
+        del parts
+        self.close()
+
+    def protocol_failed(self, error: ProtocolError) -> None:
+        del error
+        self.close()
+
+    def peer_finished(self) -> None:
+        self.close()
+
+    def connection_lost(self, error: PublishError | None) -> None:
+        del error
+        self.close()
