@@ -73,7 +73,9 @@ async def caller(
         yield Caller(requester, endpoint, queue_client)
 
 
-@pytest.mark.parametrize(("resumable", "added"), [(True, {"resumable": 1}), (False, {})])
+@pytest.mark.parametrize(
+    ("resumable", "added"), [(True, {"resumable": 1, "reuse": 1}), (False, {})]
+)
 async def test_a_request_announces_it_unless_told_otherwise(
     caller: Caller, resumable: bool, added: dict[str, int]
 ) -> None:
