@@ -22,12 +22,11 @@ import tenacity
 from nats.aio.client import Client
 
 from dialback.errors import ConfigError, PermissionDeniedError, ServerUnavailableError
+from dialback.queue.reconnects import Reconnects
 from dialback.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-_RECONNECT_WAIT: Final = 0.2  # seconds, doubled twice at most, and with jitter
-_MAX_RECONNECT_WAIT: Final = 0.8  # a server that is back is noticed within a second
 # Seconds; nats-py's 120 would leave us blind for minutes. A connection ends when the third ping is
 # due and none was answered: a frozen node is noticed after 8 to 12 s. Not shorter, because an
 # engine that blocks the event loop, time after time, delays the answers as well.
@@ -279,30 +278,6 @@ def _tls_context(server: ServerAddress) -> ssl.SSLContext:
     except OSError as error:
         raise ConfigError(f"TLS files cannot be read: {error}") from error
     return context
-
-
-class Reconnects:
-    """Chooses the server of each reconnect, and spreads those of many workers over time.
-
-    nats-py has no jitter of its own. Chance alone may choose a silent server again and again.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._last = ""
-
-    def choose(self, servers: list[Any], info: dict[str, Any]) -> tuple[Any, float]:
-        """Return a server, never the same twice if there is another, and seconds to wait."""
-        del info
-        if (failed := self._client._transport) is not None:  # pyright: ignore[reportPrivateUsage]
-            # nats-py forgets the connection to a silent server, and leaves it open.
-            failed.close()  # type: ignore[no-untyped-call]
-        others = [server for server in servers if server.uri.netloc != self._last]
-        candidate = random.choice(others or servers)  # noqa: S311 -- not a secret
-        self._last = candidate.uri.netloc
-        attempts = max(0, int(candidate.reconnects))
-        wait = min(_MAX_RECONNECT_WAIT, _RECONNECT_WAIT * 2 ** min(attempts, 2))
-        return candidate, wait * random.uniform(0.2, 1.0)  # noqa: S311
 
 
 async def _log_error(error: Exception) -> None:

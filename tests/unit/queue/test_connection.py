@@ -1,15 +1,14 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
-from nats.aio.client import Client, Server
+from nats.aio.client import Client
 
 from dialback.errors import ConfigError, ServerUnavailableError
-from dialback.queue.connection import Reconnects, ServerAddress, close, connect
+from dialback.queue.connection import ServerAddress, close, connect
 from support.black_hole import NobodyListens
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -106,21 +105,6 @@ async def test_a_frozen_server_is_noticed_in_time(role: str, limit: float) -> No
     assert noticed <= limit
     if role == "lease":
         assert noticed + options["connect_timeout"] < limit
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_no_reconnect_goes_to_the_same_server_as_the_one_before(count: int) -> None:
-    servers = [Server(urlparse(f"nats://n{number}:4222"), reconnects=0) for number in range(count)]
-    reconnects = Reconnects(Client())
-    chosen = [reconnects.choose(servers, {})[0].uri.netloc for _ in range(50)]
-    assert all(one != following for one, following in pairwise(chosen))
-    assert len(set(chosen)) == count
-
-
-def test_the_only_server_is_chosen_again() -> None:
-    only = Server(urlparse("nats://n0:4222"), reconnects=0)
-    reconnects = Reconnects(Client())
-    assert [reconnects.choose([only], {})[0] for _ in range(3)] == [only] * 3
 
 
 async def test_a_reconnect_that_a_server_leaves_unanswered_is_closed() -> None:
