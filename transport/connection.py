@@ -186,6 +186,11 @@ class FrameConnection(asyncio.Protocol):
         """Whether bytes can still be written."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether both ends write and are read: it can serve another stream."""
+        return self.open and not self.peer_done and not self._deaf
+
     def write(self, *buffers: bytes) -> None:
         """Queue the buffers of one frame; they leave at the end of this loop turn.
 

@@ -89,8 +89,8 @@ class Dialer:
     ) -> ResponseSender:
         """Connect to ``address`` and write the handshake for ``subject``.
 
-        An offer that says so goes on a connection that was kept, if there is one; its
-        ``dials`` are 0.
+        A fresh offer that says so goes on a connection that was kept, if there is one; its
+        ``dials`` are 0. Any other is for a requester that may be gone, as only a dial can tell.
 
         Args:
             address: Where the requester listens.
@@ -103,8 +103,10 @@ class Dialer:
             DialError: If nobody could be reached after all attempts; ``gone`` says whether
                 something answered that nobody listens.
         """
-        if offer is not None and offer.reuse and (sender := self._reused(address, subject, offer)):
-            return sender
+        if offer is not None and offer.reuse and offer.fresh:
+            sender = self._reused(address, subject, offer)
+            if sender is not None:
+                return sender
         settings = self._settings
         limit = settings.total_timeout
         if total_timeout is not None:
@@ -136,11 +138,7 @@ class Dialer:
             return None
         sender = self._sender(address, offer, connection)
         sender.dials = 0
-        try:
-            sender.send_handshake(subject, offer)
-        except PublishError:  # it is closing
-            sender.abort()
-            return None
+        sender.send_handshake(subject, offer)  # it is fresh: nothing is written now
         return sender
 
     def _sender(

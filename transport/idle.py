@@ -29,7 +29,7 @@ class IdleConnections:
 
     def keep(self, address: Address, connection: FrameConnection) -> None:
         """Take over a connection whose stream is over; one that is closing is let go."""
-        if not connection.open or connection.peer_done:
+        if not connection.both_ways:
             connection.close()
             return
         idle = _Idle(self, address, connection, self._timeout)
@@ -37,19 +37,15 @@ class IdleConnections:
 
     def take(self, address: Address) -> FrameConnection | None:
         """Return an open connection to a requester, the last one that was used, if there is one."""
-        idle = self._idle.get(address)
-        if not idle:
-            return None
-        return self.remove(idle[-1])
+        of_one = self._idle.get(address)
+        return of_one[-1].leave() if of_one else None
 
-    def remove(self, idle: "_Idle") -> FrameConnection:
-        """Forget a connection, and return it."""
-        idle.timer.cancel()
+    def forget(self, idle: "_Idle") -> None:
+        """One of them is taken, or closed."""
         of_one = self._idle[idle.address]
         of_one.remove(idle)
         if not of_one:
             del self._idle[idle.address]
-        return idle.connection
 
     def close(self) -> None:
         """Close them all."""
@@ -60,22 +56,29 @@ class IdleConnections:
 class _Idle:
     """One of them. Whatever its requester says now is that it is over."""
 
-    __slots__ = ("_owner", "address", "connection", "timer")
+    __slots__ = ("_connection", "_owner", "_timer", "address")
 
     def __init__(
         self, owner: IdleConnections, address: Address, connection: FrameConnection, seconds: float
     ) -> None:
         self.address = address
-        self.connection = connection
-        self.timer = asyncio.get_running_loop().call_later(seconds, self.close)
         self._owner: IdleConnections | None = owner
+        self._connection = connection
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
         connection.turn_to(self, _LIMITS)
 
-    def close(self) -> None:
-        """Close it; a second time changes nothing."""
+    def leave(self) -> FrameConnection:
+        """Be idle no longer; return the connection."""
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner.remove(self).close()
+            self._timer.cancel()
+            owner.forget(self)
+        return self._connection
+
+    def close(self) -> None:
+        """Close it, unless it is taken; a second time changes nothing."""
+        if self._owner is not None:
+            self.leave().close()
 
     # --- FrameHandler -----------------------------------------------------------------
 

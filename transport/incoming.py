@@ -235,6 +235,8 @@ class IncomingConnection:
         """Kill the stream that is received here, and close: at once, or when its worker does."""
         if self._receiver is not None:
             self._receiver.kill()
+        if self._reusable():  # on a connection that was kept a FIN proves nothing
+            self._write(RELEASE_FRAME)
         if not self._dismissed:
             self.connection.close()
 

@@ -159,15 +159,17 @@ class WorkerEnd:
         state: Where it is.
         answer: The requester's answer to a resumable handshake.
         fresh: Whether the handshake said that none is waited for.
+        in_order: Whether final and sentinel are queued: then a release can follow.
         superseded_by: Number of the delivery that serves the stream instead, or 0.
     """
 
-    __slots__ = ("_offered", "_reuse", "answer", "fresh", "state", "superseded_by")
+    __slots__ = ("_offered", "_reuse", "answer", "fresh", "in_order", "state", "superseded_by")
 
     def __init__(self) -> None:
         self.state = WorkerState.DIALLED
         self.answer: TwoPartMessage | None = None
         self.fresh = False
+        self.in_order = False
         self.superseded_by = 0
         self._offered = False
         self._reuse = False
@@ -227,7 +229,7 @@ class WorkerEnd:
         return event
 
     def _answered(self, message: TwoPartMessage) -> WorkerEvent:
-        if self._reuse and self.state in _ENDING and is_release(message):
+        if self._reuse and self.in_order and self.state in _ENDING and is_release(message):
             return WorkerEvent.RELEASE
         if (self.fresh or self.state is WorkerState.OFFERED) and is_answer(message):
             self.answer = message

@@ -86,12 +86,14 @@ class ResponseSender:
         self.response_bytes = 0
         self._end = WorkerEnd()
         self._linger = linger
+        self._final_queued = False
         self._sentinel_queued = False
         self._listener: Callable[[WorkerEvent], None] | None = None
         self._peer_finished = Latch()
         self._answered = Latch()
         self._keep = keep
         self._kept = False
+        self._reused = connection is not None
         if connection is None:
             connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
         else:
@@ -100,8 +102,12 @@ class ResponseSender:
 
     @property
     def peer_closed(self) -> bool:
-        """Whether the requester sent its FIN, or said that it has the whole stream."""
-        return self.released or self.connection.peer_done
+        """Whether the requester has the whole stream, if its sentinel has left.
+
+        It said so, or sent its FIN. On a connection that was kept a FIN says nothing: it may have
+        been under way before the handshake.
+        """
+        return self.released or (self.connection.peer_done and not self._reused)
 
     @property
     def fresh(self) -> bool:
@@ -315,6 +321,7 @@ class ResponseSender:
             raise self.lost
         self._end.advance(WorkerEvent.FINAL)
         self.connection.write(*data_frame(body))
+        self._final_queued = True
 
     def write_end(self, body: bytes) -> None:
         """Write the complete-final frame and the sentinel, at once: nothing can follow.
@@ -323,9 +330,13 @@ class ResponseSender:
             PublishError: If the connection is lost.
         """
         self.write_final(body)
+        self._queue_sentinel()
+        self.connection.flush()
+
+    def _queue_sentinel(self) -> None:
         self.connection.write(SENTINEL_FRAME)
         self._sentinel_queued = True
-        self.connection.flush()
+        self._end.in_order = self._final_queued
 
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
         """Write the sentinel if it is not queued yet, flush, wait for the requester's FIN, close.
@@ -341,8 +352,7 @@ class ResponseSender:
             PublishError: If the connection is lost before every byte has left.
         """
         if self._end.state is not WorkerState.ABORTED and not self._sentinel_queued:
-            self.connection.write(SENTINEL_FRAME)
-            self._sentinel_queued = True
+            self._queue_sentinel()
         await self.connection.drain_all()
         if self._end.state not in (WorkerState.ABORTED, WorkerState.LINGER):
             # Only now is everything out: until here a kill is a kill.
