@@ -9,7 +9,7 @@ Source: protocol sections 3 and 6.3 to 6.5.
 
 import struct
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -116,10 +116,12 @@ def encode_item(value: object, codec: PayloadCodec) -> bytes:
     return b"".join((opening, encode_value(value, codec), closing))
 
 
+@cache
 def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
     """Return what makes a data-only frame of an engine's value.
 
-    That function returns the frame, and the bytes of its body.
+    That function returns the frame, and the bytes of its body. All streams share it: one of its
+    own for each of many would be that much more to fetch from memory for every item.
 
     Raises:
         SerializationError: From that function, if the value has no form in the codec.
@@ -141,6 +143,7 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
     return frame
 
 
+@cache
 def plain_decoder(codec: PayloadCodec) -> Callable[[bytes], Any]:
     """Return what reads the body of an ordinary item: the value, or :data:`NOT_PLAIN`.
 

@@ -201,6 +201,12 @@ def test_a_large_value_is_a_piece_of_its_own_and_a_small_one_is_not(codec: Paylo
 
 
 @pytest.mark.parametrize("codec", PayloadCodec)
+def test_the_streams_of_a_codec_share_what_writes_and_reads_items(codec: PayloadCodec) -> None:
+    assert item_framer(codec) is item_framer(codec)
+    assert plain_decoder(codec) is plain_decoder(codec)
+
+
+@pytest.mark.parametrize("codec", PayloadCodec)
 def test_a_value_without_a_form_is_told_from_the_framer_too(codec: PayloadCodec) -> None:
     with pytest.raises(SerializationError, match=f"cannot write a value as {codec}"):
         item_framer(codec)(object())
