@@ -11,10 +11,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from dialback.errors import DialbackError, PublishError, SerializationError
 from dialback.ingress.context import Context
@@ -270,14 +270,31 @@ class _Pump:
     async def serve(self, value: object) -> None:
         """Call the engine, write the prologue, each item with back-pressure, and the usual end."""
         self.began = time.monotonic()
+        sender, run, replaying = self.sender, self.run, self.replay.pending
+        written, sent = self.hooks.item_written, self.hooks.item_sent
+        frame_of, write, connection = item_framer(self.codec), sender.write_frame, sender.connection
         try:
             stream = await self.engine.start(value, self.context)
             try:
-                self.sender.write_prologue()
-                self.run.accepted = True
+                sender.write_prologue()
+                run.accepted = True
                 self.hooks.accepted()
-                await self._write_items(stream)
-                self.run.exhausted = not self.closing
+                # Not in a coroutine of its own, through which each item would have to pass; and
+                # what is looked up once above is looked up for every item otherwise.
+                async for item in stream:
+                    if self.closing:
+                        break  # it swallowed its cancellation and went on
+                    if replaying:
+                        replaying = await self._drop(item)
+                        continue
+                    frame, body_size = frame_of(item)
+                    written(body_size)
+                    write(frame, body_size)
+                    run.items += 1
+                    sent()
+                    if connection.breath_due:
+                        await sender.breathe()
+                run.exhausted = not self.closing
                 if not self.context.is_stopped():
                     self.replay.check_complete()
             finally:
@@ -286,7 +303,7 @@ class _Pump:
                     await close()
         except SystemExit as error:  # out of a task it would end the event loop, and the worker
             raise exited(error) from error
-        if self.run.exhausted and self.watch.calm:
+        if run.exhausted and self.watch.calm:
             self._write_end()
 
     def _write_end(self) -> None:
@@ -295,25 +312,6 @@ class _Pump:
         body = encode_final(self.codec)
         self.hooks.final_written(len(body))
         self.sender.write_end(body)
-
-    async def _write_items(self, stream: AsyncIterator[Any]) -> None:
-        """Write each item. What is looked up once here is looked up for every item otherwise."""
-        sender, run, replaying = self.sender, self.run, self.replay.pending
-        written, sent = self.hooks.item_written, self.hooks.item_sent
-        frame_of, write, connection = item_framer(self.codec), sender.write_frame, sender.connection
-        async for item in stream:
-            if self.closing:
-                return  # it swallowed its cancellation and went on
-            if replaying:
-                replaying = await self._drop(item)
-                continue
-            frame, body_size = frame_of(item)
-            written(body_size)
-            write(frame, body_size)
-            run.items += 1
-            sent()
-            if connection.breath_due:
-                await sender.breathe()
 
     async def _drop(self, item: object) -> bool:
         """Take an item out that the requester has; return whether the next one is another."""
