@@ -19,13 +19,14 @@ class Backlog:
         size: Items that wait.
     """
 
-    __slots__ = ("_batches", "_bytes", "_now", "_waiter", "size")
+    __slots__ = ("_batches", "_bytes", "_loop", "_now", "_waiter", "size")
 
     def __init__(self) -> None:
         self.size = 0
         self._now: list[Any] = []  # the oldest batch, its first item last
         self._batches: deque[tuple[list[Any], int]] = deque()
         self._bytes = 0
+        self._loop = asyncio.get_running_loop()  # which costs a system call under Python 3.11
         self._waiter: asyncio.Future[None] | None = None
 
     @property
@@ -62,7 +63,7 @@ class Backlog:
         """
         if self._waiter is not None and not self._waiter.done():
             raise RuntimeError("a stream has one reader at a time")
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         return self._waiter
 
     def wake(self) -> None:

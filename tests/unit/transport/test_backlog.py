@@ -3,7 +3,7 @@ import pytest
 from dialback.transport.backlog import MAX_BUFFERED_BYTES, MAX_BUFFERED_ITEMS, Backlog
 
 
-def test_items_come_out_in_the_order_of_batches_and_within_them() -> None:
+async def test_items_come_out_in_the_order_of_batches_and_within_them() -> None:
     backlog = Backlog()
     backlog.put([1, 2], 20)
     assert backlog.take() == 1
@@ -13,7 +13,7 @@ def test_items_come_out_in_the_order_of_batches_and_within_them() -> None:
     assert backlog.size == 0
 
 
-def test_it_is_full_by_number_whatever_the_batches() -> None:
+async def test_it_is_full_by_number_whatever_the_batches() -> None:
     backlog = Backlog()
     backlog.put(list(range(MAX_BUFFERED_ITEMS - 1)), 1)
     assert not backlog.full
@@ -24,7 +24,7 @@ def test_it_is_full_by_number_whatever_the_batches() -> None:
     assert backlog.size == MAX_BUFFERED_ITEMS // 2
 
 
-def test_it_is_full_by_bytes_until_the_large_batch_is_begun() -> None:
+async def test_it_is_full_by_bytes_until_the_large_batch_is_begun() -> None:
     backlog = Backlog()
     backlog.put(["small"], 1)
     backlog.put(["large", "with it"], MAX_BUFFERED_BYTES)

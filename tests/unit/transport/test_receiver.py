@@ -561,7 +561,7 @@ async def test_a_slow_caller_holds_the_worker_back_and_gets_every_item(stream: S
         await sending
 
 
-def test_large_items_are_held_back_by_their_bytes_long_before_their_number() -> None:
+async def test_large_items_are_held_back_by_their_bytes_long_before_their_number() -> None:
     held: list[bool] = []
 
     class Held:
