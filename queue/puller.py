@@ -102,10 +102,11 @@ class Puller:
     def _attend(self) -> None:
         """Look after the pulls: now, or soon if what stands will do for a while.
 
-        Whoever is served at this moment should not wait for it.
+        Whoever is served at this moment should not wait for it: now is when an engine has made its
+        first step with a message that came in this turn of the loop.
         """
         if not self._at_ease():
-            self._kick.set()
+            asyncio.get_running_loop().call_soon(self._kick.set)
         elif self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
 

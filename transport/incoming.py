@@ -157,7 +157,8 @@ class IncomingConnection:
         self.connection.turn_to(self, _HANDSHAKE_LIMITS)
         loop = asyncio.get_running_loop()
         self._handshaking = loop.call_later(IDLE_TIMEOUT, self.connection.close)
-        self._write(RELEASE_FRAME)
+        with suppress(PublishError):
+            self.connection.write(RELEASE_FRAME)  # leaves when the caller has been woken
 
     def _sentinel(self) -> None:
         self._detach(LineEnd.SENTINEL, "the worker ended it without a final")

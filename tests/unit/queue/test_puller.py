@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import nats.errors
 import pytest
 from nats.aio.msg import Msg
+from typing_extensions import override
 
 from dialback.metrics.names import PullErrorKind
 from dialback.queue.delivery import DeliveryInfo
@@ -315,6 +316,38 @@ async def test_a_burst_that_exceeds_the_slots_is_taken_as_slots_become_free() ->
     assert (len(taken.messages), taken.refused) == (60, 0)
 
 
+async def test_a_message_is_served_before_its_pull_is_replaced() -> None:
+    server, replaced = FakeJetStream(), asyncio.Event()
+    waiting, steps = on_linger(server), list[str]()
+
+    async def engine() -> None:
+        steps.append("engine")
+
+    async def delivery() -> None:
+        serving.append(asyncio.create_task(engine()))
+
+    def pulled(_: Pull) -> None:
+        steps.append("pull")
+        replaced.set()
+
+    class Serving(Taken):
+        @override
+        def accept(self, message: Msg, info: DeliveryInfo, asked: float) -> bool:
+            serving.append(asyncio.create_task(delivery()))
+            return super().accept(message, info, asked)
+
+    serving = list[asyncio.Task[None]]()
+    taken = Serving(slots=12)
+    async with pulling(server.client, taken):
+        await waiting.wait()
+        server.on_pull = pulled
+        server.put("normal", 1)
+        async with asyncio.timeout(LIMIT):
+            await replaced.wait()
+        await asyncio.gather(*serving)
+    assert steps == ["engine", "pull"]
+
+
 async def test_slots_are_counted_anew_when_what_was_under_way_has_arrived() -> None:
     server, taken, probed = FakeJetStream(), Taken(slots=12), asyncio.Event()
     waiting = on_linger(server)
@@ -326,10 +359,13 @@ async def test_slots_are_counted_anew_when_what_was_under_way_has_arrived() -> N
 
     async with pulling(server.client, taken):
         await waiting.wait()
-        server.on_pull = lambda pull: probed.set() if pull.no_wait else None
+        topped_up = asyncio.Event()
+        server.on_pull = lambda pull: topped_up.set()
         before = server.flush_timeout
         come("normal", 1, behind=50)  # so more is asked for, up to the slots
-        await taken.until(1)
+        async with asyncio.timeout(LIMIT):
+            await topped_up.wait()
+        server.on_pull = lambda pull: probed.set() if pull.no_wait else None
         come("low", 2, behind=1)  # and the other lanes' pulls hold them all
         await taken.until(2)
         async with asyncio.timeout(LIMIT):
