@@ -211,22 +211,27 @@ class FrameConnection(asyncio.Protocol):
             PublishError: As :meth:`write`.
         """
         now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
-        if self._shut or not self._writes:
-            self._begin(now)
-        self._writes += 1
+        at_once = (self._shut or not self._writes) and self._begin(now)
         self._pending += buffers
         self._pending_bytes += size
+        if at_once:
+            self._pacing.end(now, 1)
+            self._send()
+            return
+        self._writes += 1
         if self._writes >= _MAX_WRITES or now > self._pacing.breathe_at:
             self.breath_due = True
         if self._pending_bytes >= _FLUSH_BYTES:
             self._send()  # the turn goes on, and so does what is counted in it
 
-    def _begin(self, now: float) -> None:
-        """See to it that what is written from now on leaves soon."""
+    def _begin(self, now: float) -> bool:
+        """See to it that what is written from now on leaves soon; return whether it is to, now."""
         if not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
-        self._pacing.begin(now)
+        if self._pacing.begin(now):
+            return True
         self._loop.call_soon(self._turned)
+        return False
 
     def _turned(self) -> None:
         """Flush at the end of a turn, or later."""

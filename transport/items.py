@@ -7,7 +7,6 @@ here; reading, they are recognised, and only the value between them is parsed. N
 Source: protocol sections 3 and 6.3 to 6.5.
 """
 
-import struct
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Final, TypeAlias
@@ -52,8 +51,14 @@ _json = msgspec.json.Encoder()
 _json_decode = msgspec.json.Decoder().decode
 _msgpack = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
 _msgpack_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+def _encode_json(value: object) -> bytes:
+    return orjson.dumps(value, _to_builtin)  # a partial with a keyword takes 200 ns more
+
+
 _ENCODERS: Final[dict[PayloadCodec, Callable[[object], bytes]]] = {
-    PayloadCodec.JSON: partial(orjson.dumps, default=_to_builtin),
+    PayloadCodec.JSON: _encode_json,
     PayloadCodec.MSGPACK: _msgpack.encode,
 }
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
@@ -127,8 +132,8 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
         SerializationError: From that function, if the value has no form in the codec.
     """
     encode, (opening, closing) = _ENCODERS[codec], _WRAPPERS[codec]
-    pack = struct.Struct(f">QQQ{len(opening)}s").pack
     around = len(opening) + len(closing)
+    heads = [data_prefix(size) + opening for size in range(_SMALL)]  # to pack one takes 150 ns
 
     def frame(value: object) -> tuple[Frame, int]:
         try:
@@ -137,8 +142,8 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
             raise _not_written(codec, error) from error
         size = len(encoded) + around
         if size < _SMALL:
-            return (pack(0, size, 0, opening) + encoded + closing,), size
-        return (pack(0, size, 0, opening), encoded, closing), size
+            return (heads[size] + encoded + closing,), size
+        return (data_prefix(size) + opening, encoded, closing), size
 
     return frame
 

@@ -287,9 +287,9 @@ class ResponseSender:
             PublishError: If the connection is lost.
         """
         self.response_bytes += body_size
-        if self.lost is not None:
-            raise self.lost
         if self._end.state is not WorkerState.STREAMING:
+            if self.lost is not None:
+                raise self.lost
             self._end.advance(WorkerEvent.ITEM)
         self.connection.write_sized(frame, PREFIX.size + body_size)
 
@@ -316,12 +316,7 @@ class ResponseSender:
         Raises:
             PublishError: If the connection is lost.
         """
-        self.response_bytes += len(body)
-        if self.lost is not None:
-            raise self.lost
-        self._end.advance(WorkerEvent.FINAL)
-        self.connection.write(*data_frame(body))
-        self._final_queued = True
+        self.connection.write(*self._final(body))
 
     def write_end(self, body: bytes) -> None:
         """Write the complete-final frame and the sentinel, at once: nothing can follow.
@@ -329,12 +324,19 @@ class ResponseSender:
         Raises:
             PublishError: If the connection is lost.
         """
-        self.write_final(body)
-        self._queue_sentinel()
+        self._write_sentinel(*self._final(body))
         self.connection.flush()
 
-    def _queue_sentinel(self) -> None:
-        self.connection.write(SENTINEL_FRAME)
+    def _final(self, body: bytes) -> tuple[bytes, bytes]:
+        self.response_bytes += len(body)
+        if self.lost is not None:
+            raise self.lost
+        self._end.advance(WorkerEvent.FINAL)
+        self._final_queued = True
+        return data_frame(body)
+
+    def _write_sentinel(self, *before: bytes) -> None:
+        self.connection.write(*before, SENTINEL_FRAME)
         self._sentinel_queued = True
         self._end.in_order = self._final_queued
 
@@ -352,7 +354,7 @@ class ResponseSender:
             PublishError: If the connection is lost before every byte has left.
         """
         if self._end.state is not WorkerState.ABORTED and not self._sentinel_queued:
-            self._queue_sentinel()
+            self._write_sentinel()
         await self.connection.drain_all()
         if self._end.state not in (WorkerState.ABORTED, WorkerState.LINGER):
             # Only now is everything out: until here a kill is a kill.

@@ -17,6 +17,7 @@ _CLOSING = b'},"complete_final":false}'
 _WRAPPER = len(_OPENING) + len(_CLOSING)
 _FIRST, _LAST = HEAD.size + len(_OPENING), len(_CLOSING)
 _NUMBER = 100  # as most items of a stream of 500
+_HEADS = [HEAD.pack(0, size, 0) + _OPENING for size in range(2048)]  # as dialback has them
 _MOMENT = 10**14  # nanoseconds; a host that is up for a day
 
 
@@ -41,7 +42,9 @@ def padding(size: int) -> bytes:
 def json_frame(item: object) -> bytes:
     """Return the frame of an item."""
     encoded = orjson.dumps(item)
-    return HEAD.pack(0, len(encoded) + _WRAPPER, 0) + _OPENING + encoded + _CLOSING
+    size = len(encoded) + _WRAPPER
+    head = _HEADS[size] if size < len(_HEADS) else HEAD.pack(0, size, 0) + _OPENING
+    return head + encoded + _CLOSING
 
 
 def json_item(buffer: bytes | bytearray, start: int, end: int) -> Any:

@@ -21,10 +21,13 @@ class Stream:
         self._writes = 0
 
     def write(self) -> None:
+        at_once = False
         if not self._writes:
             self._began, self._due = self.now, None
-            self.pacing.begin(self.now)
+            at_once = self.pacing.begin(self.now)
         self._writes += 1
+        if at_once:
+            self.flush()
 
     def end_turn(self) -> None:
         if not self._writes:
@@ -138,3 +141,47 @@ def test_a_writer_that_does_not_await_is_not_given_more_time_because_its_stream_
 ) -> None:
     held = new_stream().without_awaiting(every * MS, 2000)
     assert max(held) <= (2 + 2.1 * every) * MS
+
+
+def test_a_lone_write_leaves_at_once_when_the_one_before_was_alone() -> None:
+    stream = Stream()
+    stream.in_busy_turns(repeat(3 * MS, 1), place=0.1)
+    stream.now += 20 * MS
+    stream.waits.clear()
+    for _ in range(40):
+        stream.in_busy_turns(repeat(3 * MS, 1), place=0.1)
+        stream.now += 20 * MS
+    assert stream.joined == [1] * 41
+    assert stream.waits.count(0.0) == 35  # and each eighth looks how long a turn is
+    assert [index for index, wait in enumerate(stream.waits) if wait] == [7, 15, 23, 31, 39]
+
+
+@pytest.mark.parametrize("writes", [2, 5])
+def test_writes_of_one_turn_leave_together_also_when_turns_are_far_apart(writes: int) -> None:
+    stream = Stream()
+    for _ in range(10):
+        stream.now += 20 * MS
+        for _ in range(writes):
+            stream.now += 0.01 * MS
+            stream.write()
+        stream.end_turn()
+    assert stream.joined == [writes] * 10
+
+
+def test_one_that_turns_from_lone_writes_to_pairs_sends_only_the_first_pair_in_two() -> None:
+    stream = Stream()
+    for writes in (1, 1, 1, 2, 2, 2):
+        stream.now += 20 * MS
+        for _ in range(writes):
+            stream.now += 0.01 * MS
+            stream.write()
+        stream.end_turn()
+    assert stream.joined == [1, 1, 1, 1, 1, 2, 2]
+
+
+def test_a_stream_of_lone_writes_becomes_hot_when_its_loop_is_busy() -> None:
+    stream = Stream()
+    stream.in_an_idle_loop(20 * MS, 10)
+    stream.joined.clear()
+    stream.in_busy_turns(repeat(5 * MS, 100))
+    assert max(stream.joined[-10:]) >= 5
