@@ -8,7 +8,7 @@ Source: protocol sections 3 and 6.3 to 6.5.
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final, TypeAlias
 
 import msgspec

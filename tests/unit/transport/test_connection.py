@@ -271,6 +271,53 @@ async def test_a_stream_that_was_hot_in_a_busy_loop_leaves_promptly_in_an_idle_o
         await clock.idle(0.022)
 
 
+async def _lone(monkeypatch: pytest.MonkeyPatch) -> tuple[FrameConnection, FakeTransport]:
+    """Return a connection that has written once, and nothing for a while."""
+    connection, transport = FrameConnection(Recorder(), limits=FrameLimits()), FakeTransport()
+    transport.join(connection)
+    clock = Clock(monkeypatch)
+    connection.write(b"first")
+    await clock.idle(0.02)
+    assert transport.calls == [b"first"]
+    transport.calls.clear()
+    return connection, transport
+
+
+async def test_a_lone_write_leaves_before_the_turn_ends_with_what_was_queued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport = await _lone(monkeypatch)
+    connection.queue(b"queued;")
+    connection.write(b"head;", b"body")
+    assert transport.calls == [b"queued;head;body"]
+    connection.write(b"1;")  # it was not alone after all: these leave together
+    connection.write(b"2")
+    assert len(transport.calls) == 1
+    await _turns(1)
+    assert transport.calls[1:] == [b"1;2"]
+
+
+async def test_a_lone_write_that_the_peer_does_not_take_makes_the_writer_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, _ = await _lone(monkeypatch)
+    assert not connection.breath_due
+    connection.write(BIG)
+    assert connection.congested
+    assert connection.breath_due
+
+
+async def test_a_lone_write_on_a_connection_that_is_gone_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, transport = await _lone(monkeypatch)
+    connection.connection_lost(ConnectionResetError())
+    with pytest.raises(PublishError) as lost:
+        connection.write(b"x")
+    assert lost.value.client_gone
+    assert transport.calls == []
+
+
 async def test_a_writer_that_never_awaits_holds_the_loop_no_longer_because_its_stream_is_hot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
