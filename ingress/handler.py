@@ -227,7 +227,8 @@ class Ingress:
                 delivery,
                 unable=self._engine.resume is None,
                 fresh=fresh,
-                reuse=home.reuse and self._dialer.keeps,
+                # A redelivery's requester may be gone, as only a dial can tell.
+                reuse=fresh and home.reuse and self._dialer.keeps,
             )
         left = self._left(parsed)
         try:

@@ -188,8 +188,9 @@ class FrameConnection(asyncio.Protocol):
 
     @property
     def both_ways(self) -> bool:
-        """Whether both ends write and are read: it can serve another stream."""
-        return self.open and not self.peer_done and not self._deaf
+        """Whether both ends write and are read, to the last byte: it can serve another stream."""
+        heard = not self.peer_done and not self._deaf and not self._decoder.buffered
+        return self.open and heard
 
     def write(self, *buffers: bytes) -> None:
         """Queue the buffers of one frame; they leave at the end of this loop turn.
@@ -212,26 +213,20 @@ class FrameConnection(asyncio.Protocol):
         """
         now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
         at_once = (self._shut or not self._writes) and self._begin(now)
+        self._writes += 1
         self._pending += buffers
         self._pending_bytes += size
-        if at_once:
-            self._pacing.end(now, 1)
-            self._send()
-            return
-        self._writes += 1
         if self._writes >= _MAX_WRITES or now > self._pacing.breathe_at:
             self.breath_due = True
-        if self._pending_bytes >= _FLUSH_BYTES:
+        if at_once or self._pending_bytes >= _FLUSH_BYTES:
             self._send()  # the turn goes on, and so does what is counted in it
 
     def _begin(self, now: float) -> bool:
-        """See to it that what is written from now on leaves soon; return whether it is to, now."""
+        """See to it that what is written from now on leaves soon; return whether at once."""
         if not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
-        if self._pacing.begin(now):
-            return True
         self._loop.call_soon(self._turned)
-        return False
+        return self._pacing.begin(now)
 
     def _turned(self) -> None:
         """Flush at the end of a turn, or later."""

@@ -89,8 +89,8 @@ class Dialer:
     ) -> ResponseSender:
         """Connect to ``address`` and write the handshake for ``subject``.
 
-        A fresh offer that says so goes on a connection that was kept, if there is one; its
-        ``dials`` are 0. Any other is for a requester that may be gone, as only a dial can tell.
+        An offer that says so goes on a connection that was kept, if there is one; its
+        ``dials`` are 0.
 
         Args:
             address: Where the requester listens.
@@ -103,7 +103,7 @@ class Dialer:
             DialError: If nobody could be reached after all attempts; ``gone`` says whether
                 something answered that nobody listens.
         """
-        if offer is not None and offer.reuse and offer.fresh:
+        if offer is not None and offer.reuse:
             sender = self._reused(address, subject, offer)
             if sender is not None:
                 return sender

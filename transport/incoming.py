@@ -157,8 +157,7 @@ class IncomingConnection:
         self.connection.turn_to(self, _HANDSHAKE_LIMITS)
         loop = asyncio.get_running_loop()
         self._handshaking = loop.call_later(IDLE_TIMEOUT, self.connection.close)
-        with suppress(PublishError):
-            self.connection.write(RELEASE_FRAME)  # leaves when the caller has been woken
+        self._write(RELEASE_FRAME)  # at once: the caller's process may end when it has the items
 
     def _sentinel(self) -> None:
         self._detach(LineEnd.SENTINEL, "the worker ended it without a final")

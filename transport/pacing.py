@@ -11,7 +11,6 @@ soon the turn of the first write ends.
 
 A stream that wrote once, and nothing soon before or after, will most likely do so again: its next
 write need not wait for the end of the turn, in which hundreds of other streams may have their say.
-Only each eighth does, to see how long a turn is: a stream of a busy loop may be hot all the same.
 """
 
 from typing import Final
@@ -21,14 +20,13 @@ _SOON: Final = 1.5  # times the pace; a write that soon after a flush goes on wi
 _HOT_STREAK: Final = 3  # flushes
 _HOT_WRITES: Final = 6  # that a hot stream of a busy loop is given for one flush
 _MAX_DELAY: Final = 0.05  # seconds; the time for these writes is no longer
-_LOOK: Final = 8  # one of so many lone writes waits for the end of its turn
 _REST: Final = 4  # a turn is taken to be no longer than so many times its rest after a write
 
 
 class Pacing:
     """The pace of one stream.
 
-    At a first write call :meth:`begin`, which may want the flush at once; when the loop has turned,
+    At a first write call :meth:`begin`, which may want it sent at once; when the loop has turned,
     :meth:`turned`; at the flush, which may come before that, :meth:`end`; and so on from the next
     write.
 
@@ -42,16 +40,16 @@ class Pacing:
         self._left = 0.0  # time of the last flush
         self._pace = 0.0  # seconds for each write before the last flush
         self._streak = 0  # flushes in a row, each soon followed by a write
-        self._alone = 0  # flushes in a row that were of one write, and no part of a streak
+        self._alone = False  # whether the last flush was of one write, and no part of a streak
 
     def begin(self, now: float) -> bool:
-        """Note the first write; return whether it should be flushed at once."""
+        """Note the first write; return whether it should not wait for a second one."""
         quiet = now - self._left
         soon = quiet < _MAX_SECONDS or quiet < _SOON * self._pace
         self._streak = self._streak + 1 if soon else 0
         self._began = now
         self.breathe_at = now + _MAX_SECONDS  # for a writer that keeps the loop from turning
-        return not soon and self._alone % _LOOK != 0
+        return self._alone and not soon
 
     def turned(self, now: float) -> float:
         """Return how many seconds to wait for more writes; not above 0.0: flush now."""
@@ -67,4 +65,4 @@ class Pacing:
         """Note the flush of ``writes`` writes, at least one."""
         self._pace = (now - self._began) / writes
         self._left = now
-        self._alone = self._alone + 1 if writes == 1 and self._streak == 0 else 0
+        self._alone = writes == 1 and self._streak == 0

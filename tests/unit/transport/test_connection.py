@@ -307,6 +307,18 @@ async def test_a_lone_write_that_the_peer_does_not_take_makes_the_writer_wait(
     assert connection.breath_due
 
 
+async def test_a_writer_that_does_not_await_is_made_to_after_its_first_lone_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, _ = await _lone(monkeypatch)
+    connection.write(b"x")
+    assert not connection.breath_due
+    later = time.monotonic() + 0.05
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    connection.write(b"x")
+    assert connection.breath_due
+
+
 async def test_a_lone_write_on_a_connection_that_is_gone_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

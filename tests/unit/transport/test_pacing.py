@@ -16,18 +16,16 @@ class Stream:
         self.now = 100.0
         self.joined: list[int] = []  # writes in each flush
         self.waits: list[float] = []  # seconds from the first of them to the flush
+        self.at_once: list[bool] = []  # whether the first of them does not wait for it
         self._began = 0.0
         self._due: float | None = None
         self._writes = 0
 
     def write(self) -> None:
-        at_once = False
         if not self._writes:
             self._began, self._due = self.now, None
-            at_once = self.pacing.begin(self.now)
+            self.at_once.append(self.pacing.begin(self.now))
         self._writes += 1
-        if at_once:
-            self.flush()
 
     def end_turn(self) -> None:
         if not self._writes:
@@ -145,15 +143,9 @@ def test_a_writer_that_does_not_await_is_not_given_more_time_because_its_stream_
 
 def test_a_lone_write_leaves_at_once_when_the_one_before_was_alone() -> None:
     stream = Stream()
-    stream.in_busy_turns(repeat(3 * MS, 1), place=0.1)
-    stream.now += 20 * MS
-    stream.waits.clear()
-    for _ in range(40):
-        stream.in_busy_turns(repeat(3 * MS, 1), place=0.1)
-        stream.now += 20 * MS
-    assert stream.joined == [1] * 41
-    assert stream.waits.count(0.0) == 35  # and each eighth looks how long a turn is
-    assert [index for index, wait in enumerate(stream.waits) if wait] == [7, 15, 23, 31, 39]
+    stream.in_an_idle_loop(20 * MS, 40)
+    assert stream.joined == [1] * 40
+    assert stream.at_once == [False] + [True] * 39
 
 
 @pytest.mark.parametrize("writes", [2, 5])
@@ -166,22 +158,28 @@ def test_writes_of_one_turn_leave_together_also_when_turns_are_far_apart(writes:
             stream.write()
         stream.end_turn()
     assert stream.joined == [writes] * 10
+    assert not any(stream.at_once)
 
 
-def test_one_that_turns_from_lone_writes_to_pairs_sends_only_the_first_pair_in_two() -> None:
+def test_only_the_first_pair_after_lone_writes_is_torn_apart() -> None:
     stream = Stream()
-    for writes in (1, 1, 1, 2, 2, 2):
+    for writes in (1, 1, 1, 2, 2, 2, 1, 1):
         stream.now += 20 * MS
         for _ in range(writes):
             stream.now += 0.01 * MS
             stream.write()
         stream.end_turn()
-    assert stream.joined == [1, 1, 1, 1, 1, 2, 2]
+    assert stream.joined == [1, 1, 1, 2, 2, 2, 1, 1]
+    assert stream.at_once == [False, True, True, True, False, False, False, True]
 
 
-def test_a_stream_of_lone_writes_becomes_hot_when_its_loop_is_busy() -> None:
+@pytest.mark.parametrize("turn", [0.1, 1, 5, 20])
+def test_a_stream_of_lone_writes_becomes_hot_when_its_loop_is_busy(turn: float) -> None:
     stream = Stream()
-    stream.in_an_idle_loop(20 * MS, 10)
+    stream.in_an_idle_loop(50 * MS, 10)
+    assert stream.at_once[-1]
     stream.joined.clear()
-    stream.in_busy_turns(repeat(5 * MS, 100))
-    assert max(stream.joined[-10:]) >= 5
+    stream.in_busy_turns(repeat(turn * MS, 1000))
+    assert stream.joined[:4] == [1, 1, 1, 1]
+    assert max(stream.joined) >= 3
+    assert not any(stream.at_once[-10:])
