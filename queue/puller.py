@@ -102,8 +102,8 @@ class Puller:
     def _attend(self) -> None:
         """Look after the pulls: now, or soon if what stands will do for a while.
 
-        Whoever is served at this moment should not wait for it: now is when an engine has made its
-        first step with a message that came in this turn of the loop.
+        Whoever is served at this moment should not wait for it. So even now is a turn of the loop
+        later: by then a message that has just come is with its engine, if no dial was needed.
         """
         if not self._at_ease():
             asyncio.get_running_loop().call_soon(self._kick.set)

@@ -4,7 +4,7 @@ An :class:`asyncio.Protocol` under both ends of the back-channel. It moves bytes
 nothing of handshakes or items; what a frame means is the business of its
 :class:`FrameHandler`. All calls are made on the event loop.
 
-Writes are joined: those of one loop turn always, those of a stream that writes in turn after turn
+Writes are joined: those of one loop turn as a rule, those of a stream that writes in turn after turn
 for as long as :mod:`dialback.transport.pacing` says. So a stream of small items costs few system
 calls (docs/performance.md has the figures). What an engine yields without awaiting is bounded by
 :attr:`FrameConnection.breath_due`.
@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from dialback.errors import ProtocolError, PublishError
 from dialback.transport.pacing import Pacing
+from dialback.transport.turns import turns_of
 from dialback.transport.two_part import FrameLimits, TwoPartDecoder, TwoPartMessage
 
 _FLUSH_BYTES: Final = 64 * 1024
@@ -97,6 +98,7 @@ class FrameConnection(asyncio.Protocol):
         self._pending_bytes = 0
         self._writes = 0  # since the last flush
         self._pacing = Pacing()
+        self._turns = turns_of(self._loop)
         self._timer: asyncio.TimerHandle | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._paused = False
@@ -193,7 +195,7 @@ class FrameConnection(asyncio.Protocol):
         return self.open and heard
 
     def write(self, *buffers: bytes) -> None:
-        """Queue the buffers of one frame; they leave at the end of this loop turn.
+        """Queue the buffers of one frame; they leave as :mod:`dialback.transport.pacing` says.
 
         Raises:
             PublishError: If the connection is lost or closed.
@@ -212,7 +214,9 @@ class FrameConnection(asyncio.Protocol):
             PublishError: As :meth:`write`.
         """
         now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
-        at_once = (self._shut or not self._writes) and self._begin(now)
+        at_once = False
+        if self._shut or not self._writes:
+            at_once = self._begin(now)
         self._writes += 1
         self._pending += buffers
         self._pending_bytes += size
@@ -222,11 +226,12 @@ class FrameConnection(asyncio.Protocol):
             self._send()  # the turn goes on, and so does what is counted in it
 
     def _begin(self, now: float) -> bool:
-        """See to it that what is written from now on leaves soon; return whether at once."""
-        if not self.open:
+        """See to it that what is written leaves soon; return whether it should leave at once."""
+        if self._shut or not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
+        self._turns.written()  # before the next line: so this turn is over when that is called
         self._loop.call_soon(self._turned)
-        return self._pacing.begin(now)
+        return self._pacing.begin(now, self._turns.number)
 
     def _turned(self) -> None:
         """Flush at the end of a turn, or later."""
@@ -246,7 +251,7 @@ class FrameConnection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if writes:
-            self._pacing.end(time.monotonic(), writes)
+            self._pacing.end(time.monotonic(), writes, self._turns.number)
         self._send()
 
     def _send(self) -> None:
@@ -321,6 +326,7 @@ class FrameConnection(asyncio.Protocol):
 
     def turn_to(self, handler: FrameHandler, limits: FrameLimits) -> None:
         """Belong to another handler: one stream is over, and the next one may come."""
+        self.flush()
         self._handler = handler
         self._decoder.allow(limits)
         self._pacing = Pacing()
@@ -348,6 +354,7 @@ class FrameConnection(asyncio.Protocol):
     def half_close(self) -> None:
         """Flush, then FIN; go on reading until the peer closes."""
         self.flush()
+        self._shut = True
         if self._transport is None or not self.open:
             return
         try:

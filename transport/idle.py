@@ -1,8 +1,8 @@
 """Connections between two streams: kept for the next one to the same requester.
 
-A requester that said so takes one stream after the other on a connection. To open and close one
-costs both ends as much as a tenth of a short request, and a round trip. Source: ARCHITECTURE.md,
-"Connections that are kept".
+A requester that said so takes one stream after the other on a connection. To open and close one is
+a sixth of what a short request costs, and a round trip. Source: ARCHITECTURE.md, "Connections that
+are kept".
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""When what a stream writes leaves: at the end of the loop's turn, or joined with more.
+"""When what a stream writes leaves: at the end of the loop's turn, at once, or joined with more.
 
 A pure class: it is told the time, in seconds of a monotonic clock, and acts on nothing.
 
-A stream that has just written several turns in a row is *hot*: it is faster than anybody reads
+A stream that has just written in several turns in a row is *hot*: it is faster than anybody reads
 along, and a system call costs as much as a dozen of its items. So its writes are joined for 2 ms,
 and for the time of six of them in a busy loop where that is longer: a loop with so much to do is
 slowed down most by its system calls. Six writes are six of its turns there, as they can't follow
@@ -39,13 +39,19 @@ class Pacing:
         self._began = 0.0  # time of the first write
         self._left = 0.0  # time of the last flush
         self._pace = 0.0  # seconds for each write before the last flush
+        self._turn = 0  # the last one in which a write would still be of the streak
         self._streak = 0  # flushes in a row, each soon followed by a write
         self._alone = False  # whether the last flush was of one write, and no part of a streak
 
-    def begin(self, now: float) -> bool:
-        """Note the first write; return whether it should not wait for a second one."""
+    def begin(self, now: float, turn: int) -> bool:
+        """Note the first write; return whether it should not wait for a second one.
+
+        Args:
+            now: The time.
+            turn: How many turns of the loop are over.
+        """
         quiet = now - self._left
-        soon = quiet < _MAX_SECONDS or quiet < _SOON * self._pace
+        soon = turn <= self._turn and (quiet < _MAX_SECONDS or quiet < _SOON * self._pace)
         self._streak = self._streak + 1 if soon else 0
         self._began = now
         self.breathe_at = now + _MAX_SECONDS  # for a writer that keeps the loop from turning
@@ -61,8 +67,11 @@ class Pacing:
         self.breathe_at += delay + self._pace
         return delay - rest
 
-    def end(self, now: float, writes: int) -> None:
+    def end(self, now: float, writes: int, turn: int) -> None:
         """Note the flush of ``writes`` writes, at least one."""
         self._pace = (now - self._began) / writes
         self._left = now
         self._alone = writes == 1 and self._streak == 0
+        # A timer that flushes what was joined, or a writer that breathes, does so before the turn
+        # that it comes in is counted.
+        self._turn = turn + (writes > 1)

@@ -213,7 +213,7 @@ class Settings(BaseSettings):
         ge=0,
         le=30,
         description="Seconds a worker keeps a connection for the next stream of the same"
-        " requester; 0 keeps none.",
+        " requester, at most 30; 0 keeps none.",
     )
     response_host: str = Field(
         default="",

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from dialback.transport.listener import ResponseListener
+from support.kept_connections import Ends
 
 
 @pytest.fixture
@@ -14,3 +15,11 @@ async def listener() -> AsyncGenerator[ResponseListener]:
     await listener.start()
     yield listener
     await listener.close()
+
+
+@pytest.fixture
+async def ends(listener: ResponseListener) -> AsyncGenerator[Ends]:
+    """A worker that keeps connections, and its requester."""
+    ends = Ends(listener)
+    yield ends
+    ends.dialer.close()

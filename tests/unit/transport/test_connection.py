@@ -307,6 +307,17 @@ async def test_a_lone_write_that_the_peer_does_not_take_makes_the_writer_wait(
     assert connection.breath_due
 
 
+async def test_after_our_own_fin_a_write_fails(requester: ScriptedRequester) -> None:
+    connection, home = await _connect(requester)
+    connection.write(b"last")
+    connection.half_close()
+    assert await home.frame() is None
+    assert home.received == b"last"
+    with pytest.raises(PublishError):
+        connection.write(b"more")
+    connection.close()
+
+
 async def test_a_writer_that_does_not_await_is_made_to_after_its_first_lone_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,6 +17,7 @@ class Stream:
         self.joined: list[int] = []  # writes in each flush
         self.waits: list[float] = []  # seconds from the first of them to the flush
         self.at_once: list[bool] = []  # whether the first of them does not wait for it
+        self.turn = 0
         self._began = 0.0
         self._due: float | None = None
         self._writes = 0
@@ -24,10 +25,11 @@ class Stream:
     def write(self) -> None:
         if not self._writes:
             self._began, self._due = self.now, None
-            self.at_once.append(self.pacing.begin(self.now))
+            self.at_once.append(self.pacing.begin(self.now, self.turn))
         self._writes += 1
 
     def end_turn(self) -> None:
+        self.turn += 1  # others write in each
         if not self._writes:
             return
         if self._due is None:
@@ -36,7 +38,7 @@ class Stream:
             self.flush()
 
     def flush(self) -> None:
-        self.pacing.end(self.now, self._writes)
+        self.pacing.end(self.now, self._writes, self.turn)
         self.joined.append(self._writes)
         self.waits.append(self.now - self._began)
         self._writes = 0
@@ -183,3 +185,13 @@ def test_a_stream_of_lone_writes_becomes_hot_when_its_loop_is_busy(turn: float) 
     assert stream.joined[:4] == [1, 1, 1, 1]
     assert max(stream.joined) >= 3
     assert not any(stream.at_once[-10:])
+
+
+def test_a_stream_that_pauses_for_as_long_as_a_turn_of_a_busy_loop_is_not_hot() -> None:
+    """It writes in each second turn only; its times alone would look like those of each."""
+    stream = Stream()
+    for _ in range(50):
+        stream.in_busy_turns(repeat(12 * MS, 1), place=0.05)
+        stream.turn += 1
+    assert stream.joined == [1] * 50
+    assert stream.at_once[1:] == [True] * 49
