@@ -4,7 +4,7 @@ An :class:`asyncio.Protocol` under both ends of the back-channel. It moves bytes
 nothing of handshakes or items; what a frame means is the business of its
 :class:`FrameHandler`. All calls are made on the event loop.
 
-Writes are joined: those of one loop turn as a rule, those of a stream that writes in turn after turn
+Writes are joined: those of one loop turn as a rule, those of a stream that writes turn after turn
 for as long as :mod:`dialback.transport.pacing` says. So a stream of small items costs few system
 calls (docs/performance.md has the figures). What an engine yields without awaiting is bounded by
 :attr:`FrameConnection.breath_due`.
