@@ -138,7 +138,7 @@ class Dialer:
             return None
         sender = self._sender(address, offer, connection)
         sender.dials = 0
-        sender.send_handshake(subject, offer)  # it is fresh: nothing is written now
+        sender.send_handshake(subject, offer)  # it is open, so this raises nothing
         return sender
 
     def _sender(

@@ -37,8 +37,12 @@ class IdleConnections:
 
     def take(self, address: Address) -> FrameConnection | None:
         """Return an open connection to a requester, the last one that was used, if there is one."""
-        of_one = self._idle.get(address)
-        return of_one[-1].leave() if of_one else None
+        while of_one := self._idle.get(address):
+            connection = of_one[-1].leave()
+            if connection.both_ways:
+                return connection
+            connection.close()  # a reset was read, and is not told before the next turn
+        return None
 
     def forget(self, idle: "_Idle") -> None:
         """One of them is taken, or closed."""

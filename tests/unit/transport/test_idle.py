@@ -168,6 +168,18 @@ async def test_one_that_is_taken_is_open_and_belongs_to_whom_it_is_turned_to(
 # --- what ends one ------------------------------------------------------------------------
 
 
+async def test_one_that_is_about_to_close_is_passed_over(
+    idle: IdleConnections, requester: Requester
+) -> None:
+    older, _ = await _kept(idle, requester)
+    newest, _ = await _kept(idle, requester)
+    newest.abort()  # as a reset that was read: it is told in the next turn
+    assert len(idle) == 2
+    assert idle.take(requester.address) is older
+    assert idle.take(requester.address) is None
+    await _close(older)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -137,6 +139,22 @@ async def test_a_stream_that_was_read_to_its_end_only_later_is_kept_apart_from_t
     await serve(await ends.dial(second), 3, 4)
     assert (await rest(second), await rest(first)) == ([3, 4], [1, 2])
     assert ends.listener.connections == 1
+
+
+async def test_a_connection_that_is_kept_does_not_hold_the_stream_before(ends: Ends) -> None:
+    receiver = ends.register()
+    sender = await ends.dial(receiver)
+    await serve(sender, LARGE)
+    assert await rest(receiver) == [LARGE]
+    gone = weakref.ref(receiver)
+    gc.collect()
+    gc.disable()
+    try:
+        del receiver
+        assert gone() is None, "no cycle, which would wait for the garbage collector"
+    finally:
+        gc.enable()
+    assert (sender.connection.open, ends.listener.connections) == (True, 1)
 
 
 @pytest.mark.parametrize("how", ["engine error", "stopped"])

@@ -99,6 +99,31 @@ async def test_a_listener_that_is_closed_closes_what_is_kept() -> None:
     assert caught.value.gone
 
 
+async def test_a_listener_that_is_closed_before_the_sentinel_still_says_that_all_has_arrived() -> (
+    None
+):
+    """On a connection that was kept its FIN would prove nothing."""
+    listener = ResponseListener()
+    await listener.start()
+    ends = Ends(listener)
+    await ends.kept()
+    receiver = ends.register()
+    sender = await ends.dial(receiver)
+    sender.write_prologue()
+    sender.write_final(encode_final(JSON))
+    sender.connection.flush()
+    while receiver.end is None:  # noqa: ASYNC110 -- it is asked for no item, so it wakes nobody
+        await asyncio.sleep(0)
+    finishing = asyncio.create_task(sender.finish())  # its sentinel leaves when the loop turns
+    await listener.close()
+    await finishing
+    assert (receiver.end, sender.dials) == (EndState.COMPLETE, 0)
+    assert (sender.released, sender.peer_closed, sender.left_early) == (True, True, False)
+    assert (sender.killed, sender.lost) == (False, None)
+    assert await sender.connection.wait_closed(10)
+    ends.dialer.close()
+
+
 async def test_a_dialler_that_is_closed_closes_what_is_kept(ends: Ends) -> None:
     await ends.kept()
     ends.dialer.close()
@@ -153,6 +178,28 @@ async def test_a_request_whose_handshake_crosses_the_close_is_handed_back(
     if leave == "half-close":
         await home.frames()
     assert isinstance(await crossing, HandedBack)
+    rig.ingress.close()
+
+
+async def test_a_request_whose_whole_stream_crosses_the_close_is_handed_back(
+    requester: ScriptedRequester,
+) -> None:
+    """The requester's FIN may have been under way before the handshake: only a release counts."""
+    rig = IngressRig(OneItem(), dial=KEEPING)
+    payload = request_payload(
+        requester.address, {"a": 1}, info=tcp_info(requester.address, resumable=1, reuse=1)
+    )
+    serving = rig.start(payload)
+    home = await requester.connection()
+    first = await home.frames()
+    await home.send(RELEASE)
+    assert finished(await serving).outcome is Outcome.COMPLETED
+    serving = rig.start(payload)
+    assert await home.frames() == first, "to the sentinel, on the connection that was kept"
+    home.half_close()
+    assert isinstance(await serving, HandedBack)
+    assert await home.frame() is None, "it is not kept"
+    assert not requester.dialled
     rig.ingress.close()
 
 
