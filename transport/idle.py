@@ -6,14 +6,11 @@ are kept".
 """
 
 import asyncio
-from typing import Final
 
 from dialback.errors import ProtocolError, PublishError
 from dialback.transport.address import Address
 from dialback.transport.connection import FrameConnection
-from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
-
-_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+from dialback.transport.two_part import CONTROL_LIMITS, TwoPartMessage
 
 
 class IdleConnections:
@@ -69,7 +66,7 @@ class _Idle:
         self._owner: IdleConnections | None = owner
         self._connection = connection
         self._timer = asyncio.get_running_loop().call_later(seconds, self.close)
-        connection.turn_to(self, _LIMITS)
+        connection.turn_to(self, CONTROL_LIMITS)
 
     def leave(self) -> FrameConnection:
         """Be idle no longer; return the connection."""

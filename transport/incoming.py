@@ -22,12 +22,11 @@ from dialback.transport.response_stream import (
     RequesterState,
 )
 from dialback.transport.resume_frames import RELEASE_FRAME, superseded_frame
-from dialback.transport.two_part import MAX_CONTROL_BYTES, FrameLimits, TwoPartMessage
+from dialback.transport.two_part import CONTROL_LIMITS, FrameLimits, TwoPartMessage
 
 _CLOSE_TIMEOUT: Final = 10.0  # seconds from the stream's end to the worker's own
 IDLE_TIMEOUT: Final = 60.0
 """Seconds that a connection may be open between two streams; its worker closes it sooner."""
-_HANDSHAKE_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
 
 
 class AcceptedConnection(FrameConnection):
@@ -73,7 +72,7 @@ class IncomingConnection:
         self._dismissed = False
         self._limits = limits
         # 64 KiB for whoever may connect; large items only from a worker that was asked for.
-        self.connection = AcceptedConnection(self, limits=_HANDSHAKE_LIMITS)
+        self.connection = AcceptedConnection(self, limits=CONTROL_LIMITS)
         loop = asyncio.get_running_loop()
         self._handshaking = loop.call_later(handshake_timeout, self.connection.reset)
         self._closing: asyncio.TimerHandle | None = None
@@ -154,7 +153,7 @@ class IncomingConnection:
         if self._closing is not None:
             self._closing.cancel()
             self._closing = None
-        self.connection.turn_to(self, _HANDSHAKE_LIMITS)
+        self.connection.turn_to(self, CONTROL_LIMITS)
         loop = asyncio.get_running_loop()
         self._handshaking = loop.call_later(IDLE_TIMEOUT, self.connection.close)
         self._write(RELEASE_FRAME)  # at once: the caller's process may end when it has the items

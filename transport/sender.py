@@ -27,6 +27,7 @@ from dialback.transport.response_stream import (
 )
 from dialback.transport.resume_frames import read_answer
 from dialback.transport.two_part import (
+    CONTROL_LIMITS,
     MAX_CONTROL_BYTES,
     PREFIX,
     FrameLimits,
@@ -36,7 +37,6 @@ from dialback.transport.two_part import (
 LINGER: Final = 10.0
 """Seconds to wait for the requester's FIN after the sentinel, as Dynamo does."""
 
-_CONTROL_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
 _ANSWER_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES)
 
 
@@ -95,9 +95,9 @@ class ResponseSender:
         self._kept = False
         self._reused = connection is not None
         if connection is None:
-            connection = FrameConnection(self, limits=_CONTROL_LIMITS, send_timeout=send_timeout)
+            connection = FrameConnection(self, limits=CONTROL_LIMITS, send_timeout=send_timeout)
         else:
-            connection.turn_to(self, _CONTROL_LIMITS)
+            connection.turn_to(self, CONTROL_LIMITS)
         self.connection = connection
 
     @property
@@ -120,7 +120,7 @@ class ResponseSender:
         """Take a control frame, an answer or the news of a newer worker."""
         event = self._end.receive(message)
         if event is WorkerEvent.ANSWER and not self.fresh:
-            self.connection.allow(_CONTROL_LIMITS)
+            self.connection.allow(CONTROL_LIMITS)
             self._answered.set()
         elif event is WorkerEvent.SUPERSEDED or event is WorkerEvent.ANSWER:
             self._taken_away(event)

@@ -85,6 +85,8 @@ def data_prefix(size: int) -> bytes:
     return PREFIX.pack(0, size, 0)
 
 
+CONTROL_LIMITS: Final = FrameLimits(header=MAX_CONTROL_BYTES, data=MAX_CONTROL_BYTES)
+"""Of a connection that carries no items: a requester's to its worker, or before a handshake."""
 _REQUEST_LIMITS: Final = FrameLimits(header=MAX_REQUEST_HEADER_BYTES)
 
 

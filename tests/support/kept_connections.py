@@ -55,6 +55,11 @@ class Heard:
         self.events.append(event)
         self._told.set()
 
+    def forget(self) -> None:
+        """What was told until now counts no more."""
+        self.events.clear()
+        self._told.clear()
+
     async def first(self) -> WorkerEvent:
         await self._told.wait()
         return self.events[0]

@@ -6,6 +6,7 @@ import pytest
 
 from dialback.transport.listener import ResponseListener
 from support.kept_connections import Ends
+from support.scripted_requester import ScriptedRequester
 
 
 @pytest.fixture
@@ -23,3 +24,10 @@ async def ends(listener: ResponseListener) -> AsyncGenerator[Ends]:
     ends = Ends(listener)
     yield ends
     ends.dialer.close()
+
+
+@pytest.fixture
+async def requester() -> AsyncGenerator[ScriptedRequester]:
+    """A requester that says what it is told to."""
+    async with ScriptedRequester() as requester:
+        yield requester

@@ -1,7 +1,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
@@ -51,12 +51,6 @@ class Recorder:
     def connection_lost(self, error: PublishError | None) -> None:
         self.error = error
         self.closed.set()
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 async def _connect(

@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import pytest
@@ -37,12 +37,6 @@ class Dialling:
         self, host: str, port: int, total_timeout: float | None = None
     ) -> ResponseSender:
         return await self.dialer.dial(Address(host, port), "subject-1", total_timeout=total_timeout)
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 @pytest.fixture

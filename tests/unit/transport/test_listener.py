@@ -26,6 +26,7 @@ from dialback.transport.receiver import ResponseReceiver
 from dialback.transport.response_stream import EndState
 from dialback.transport.two_part import TwoPartMessage, encode
 from support.forking import forked_child
+from support.kept_connections import rest
 from support.listening import address_of, has_connections
 from support.scripted_worker import FINAL, PROLOGUE, SENTINEL, dialling, handshake, item
 
@@ -42,15 +43,6 @@ def _can_bind(host: str) -> bool:
 
 
 LOOPBACKS = [LOOPBACK, *(["::1"] if _can_bind("::1") else [])]
-
-
-async def _all_of(receiver: ResponseReceiver) -> list[Any]:
-    items: list[Any] = []
-    while True:
-        try:
-            items.append(await receiver.next_item())
-        except StopAsyncIteration:
-            return items
 
 
 async def _is_reset(address: Address, *frames: bytes) -> bool:
@@ -83,7 +75,7 @@ async def test_many_streams_share_one_port_and_are_kept_apart(listener: Response
     assert listener.registered == 50
     address = address_of(listener)
     serving = [_serve(address, receiver, number) for number, receiver in enumerate(receivers)]
-    reading = [_all_of(receiver) for receiver in receivers]
+    reading = [rest(receiver) for receiver in receivers]
     results = (await asyncio.gather(*reading, *serving))[:50]
     assert results == [[[number, index] for index in range(20)] for number in range(50)]
     assert listener.registered == 0
@@ -117,13 +109,13 @@ async def test_a_wrong_stream_type_is_reset_and_the_registration_stays_valid(
 ) -> None:
     receiver = listener.register(JSON)
     assert await _is_reset(address_of(listener), handshake(receiver.subject, "request"))
-    await asyncio.gather(_serve(address_of(listener), receiver, 1), _all_of(receiver))
+    await asyncio.gather(_serve(address_of(listener), receiver, 1), rest(receiver))
     assert receiver.end is EndState.COMPLETE
 
 
 async def test_a_spent_subject_is_reset(listener: ResponseListener) -> None:
     receiver = listener.register(JSON)
-    await asyncio.gather(_serve(address_of(listener), receiver, 1), _all_of(receiver))
+    await asyncio.gather(_serve(address_of(listener), receiver, 1), rest(receiver))
     assert await _is_reset(address_of(listener), handshake(receiver.subject))
 
 
@@ -143,7 +135,7 @@ async def test_the_handshakes_time_limit_does_not_bound_the_stream() -> None:
         async with dialling(address):  # its own limit ends only this one
             assert await _is_reset(address)
         await worker.send(PROLOGUE + item(1) + FINAL)
-        assert await _all_of(receiver) == [1]
+        assert await rest(receiver) == [1]
     other.kill()
     await listener.close()
 
@@ -226,7 +218,7 @@ async def test_close_kills_the_streams_that_are_left_and_stops_listening() -> No
     listener = ResponseListener()
     address = await listener.start()
     waiting, streaming = listener.register(JSON), listener.register(JSON)
-    waiter = asyncio.create_task(_all_of(waiting))
+    waiter = asyncio.create_task(rest(waiting))
     async with dialling(address, handshake(streaming.subject), PROLOGUE, item(1)) as worker:
         assert await streaming.next_item() == 1
         assert listener.connections == 1
@@ -280,7 +272,7 @@ async def test_the_address_is_where_it_listens_and_can_be_read_back(host: str) -
     assert parse_address(str(address)) == address
     assert str(address).startswith("[::1]:" if host == "::1" else "127.0.0.1:")
     receiver = listener.register(JSON)
-    await asyncio.gather(_serve(address, receiver, 1), _all_of(receiver))
+    await asyncio.gather(_serve(address, receiver, 1), rest(receiver))
     await listener.close()
 
 
@@ -332,7 +324,7 @@ async def test_listening_everywhere_it_names_an_address_that_can_be_dialled(host
     address = await listener.start()
     assert not ipaddress.ip_address(address.host).is_unspecified
     receiver = listener.register(JSON)
-    await asyncio.gather(_serve(address, receiver, 1), _all_of(receiver))
+    await asyncio.gather(_serve(address, receiver, 1), rest(receiver))
     await listener.close()
 
 
@@ -349,7 +341,7 @@ async def test_a_name_with_several_addresses_is_advertised_as_the_one_with_that_
     address = await listener.start()
     assert address.host in LOOPBACKS
     receiver = listener.register(JSON)
-    await asyncio.gather(_serve(address, receiver, 1), _all_of(receiver))
+    await asyncio.gather(_serve(address, receiver, 1), rest(receiver))
     await listener.close()
 
 
@@ -446,7 +438,7 @@ def test_our_own_two_ends_understand_each_other(loop: str, codec: PayloadCodec) 
         address = await listener.start()
         receiver = listener.register(codec)
         working = asyncio.create_task(work(address, receiver.subject))
-        items = await _all_of(receiver)
+        items = await rest(receiver)
         await working
         await listener.close()
         return items
@@ -468,7 +460,7 @@ def test_a_forked_child_keeps_neither_connections_nor_the_port(loop: str) -> Non
                 await worker.send(item(2) + FINAL + SENTINEL)
                 async with asyncio.timeout(30):
                     assert await worker.frame() is None, "the worker sees the end"
-                assert await _all_of(receiver) == [2], "the parent reads on"
+                assert await rest(receiver) == [2], "the parent reads on"
                 await listener.close()
                 with pytest.raises(ConnectionRefusedError):
                     await asyncio.open_connection(address.host, address.port)

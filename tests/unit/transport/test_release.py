@@ -1,7 +1,6 @@
 """The release: when it counts, and what comes with it."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -29,12 +28,6 @@ from support.kept_connections import (
     serve,
 )
 from support.scripted_requester import KILL, STOP, CallHome, ScriptedRequester
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 def _worker_end(state: WorkerState, *, reuse: bool = True) -> WorkerEnd:

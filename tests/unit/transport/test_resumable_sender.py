@@ -1,7 +1,6 @@
 """The worker's end of a resumable stream: it announces itself and hears what is there."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -13,6 +12,7 @@ from dialback.transport.messages import PayloadCodec, ResumeAnswer, ResumeOffer
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
 from dialback.transport.two_part import PREFIX, TwoPartMessage, encode
+from support.kept_connections import Heard
 from support.scripted_requester import KILL, STOP, CallHome, ScriptedRequester
 
 JSON = PayloadCodec.JSON
@@ -27,12 +27,6 @@ FRESH_HANDSHAKE = TwoPartMessage(
 ANSWER = encode(b'{"resume":2,"fruitless":1}')
 SUPERSEDED = encode(b'{"superseded":4}')
 PATIENT = 60.0
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 async def _dialled(
@@ -67,28 +61,6 @@ class Unconnected(ResponseSender):
     def __init__(self, offer: ResumeOffer = OFFER) -> None:
         super().__init__()
         self._end.handshake("s", offer)
-
-
-class Heard:
-    """What a listener is told."""
-
-    def __init__(self, sender: ResponseSender) -> None:
-        self.events: list[WorkerEvent] = []
-        self._told = asyncio.Event()
-        sender.on_event(self._hear)
-
-    def _hear(self, event: WorkerEvent) -> None:
-        self.events.append(event)
-        self._told.set()
-
-    def forget(self) -> None:
-        """What was told until now counts no more."""
-        self.events.clear()
-        self._told.clear()
-
-    async def first(self) -> WorkerEvent:
-        await self._told.wait()
-        return self.events[0]
 
 
 # --- the answer ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Which ends of a stream leave its connection behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -37,12 +37,6 @@ from support.listening import address_of, has_connections
 from support.resumable_worker import resuming
 from support.scripted_requester import ScriptedRequester
 from support.scripted_worker import FINAL, PROLOGUE, SENTINEL, item
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 async def _stop_without_final(sender: ResponseSender, receiver: ResponseReceiver) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -38,14 +37,8 @@ from support.kept_connections import (
     serve,
 )
 from support.listening import address_of, has_connections
-from support.scripted_requester import ScriptedRequester
+from support.scripted_requester import CallHome, ScriptedRequester
 from support.scripted_worker import FINAL, PROLOGUE, SENTINEL, dialling, item
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 async def test_a_connection_that_its_requester_has_closed_is_not_taken(
@@ -159,20 +152,28 @@ async def test_a_handshake_that_crosses_the_requesters_close_is_a_lost_connectio
     assert await again.connection.wait_closed(10)
 
 
-@pytest.mark.parametrize("leave", ["half-close", "reset"])
-async def test_a_request_whose_handshake_crosses_the_close_is_handed_back(
-    requester: ScriptedRequester, leave: str
-) -> None:
-    """Another requester may listen there by now: what the old one's close says is not of this."""
+async def _served(
+    requester: ScriptedRequester,
+) -> tuple[IngressRig, bytes, CallHome, list[TwoPartMessage]]:
+    """Serve a request, whose connection is kept; return what comes next, and its frames."""
     rig = IngressRig(OneItem(), dial=KEEPING)
     payload = request_payload(
         requester.address, {"a": 1}, info=tcp_info(requester.address, resumable=1, reuse=1)
     )
     serving = rig.start(payload)
     home = await requester.connection()
-    await home.frames()
+    frames = await home.frames()
     await home.send(RELEASE)
     assert finished(await serving).outcome is Outcome.COMPLETED
+    return rig, payload, home, frames
+
+
+@pytest.mark.parametrize("leave", ["half-close", "reset"])
+async def test_a_request_whose_handshake_crosses_the_close_is_handed_back(
+    requester: ScriptedRequester, leave: str
+) -> None:
+    """Another requester may listen there by now: what the old one's close says is not of this."""
+    rig, payload, home, _ = await _served(requester)
     crossing = rig.start(payload)
     home.half_close() if leave == "half-close" else home.reset()
     if leave == "half-close":
@@ -185,15 +186,7 @@ async def test_a_request_whose_whole_stream_crosses_the_close_is_handed_back(
     requester: ScriptedRequester,
 ) -> None:
     """The requester's FIN may have been under way before the handshake: only a release counts."""
-    rig = IngressRig(OneItem(), dial=KEEPING)
-    payload = request_payload(
-        requester.address, {"a": 1}, info=tcp_info(requester.address, resumable=1, reuse=1)
-    )
-    serving = rig.start(payload)
-    home = await requester.connection()
-    first = await home.frames()
-    await home.send(RELEASE)
-    assert finished(await serving).outcome is Outcome.COMPLETED
+    rig, payload, home, first = await _served(requester)
     serving = rig.start(payload)
     assert await home.frames() == first, "to the sentinel, on the connection that was kept"
     home.half_close()
@@ -207,15 +200,7 @@ async def test_a_redelivery_dials_and_leaves_no_connection_behind(
     requester: ScriptedRequester,
 ) -> None:
     """Only a dial can tell whether its requester is gone; and many come at the same time."""
-    rig = IngressRig(OneItem(), dial=KEEPING)
-    payload = request_payload(
-        requester.address, {"a": 1}, info=tcp_info(requester.address, resumable=1, reuse=1)
-    )
-    serving = rig.start(payload)
-    home = await requester.connection()
-    await home.frames()
-    await home.send(RELEASE)
-    assert finished(await serving).outcome is Outcome.COMPLETED
+    rig, payload, _, _ = await _served(requester)
     serving = rig.start(payload, number=2)
     again = await requester.connection()
     said = await again.frame()

@@ -1,7 +1,6 @@
 """What is on the wire when a connection is kept, and when it is not."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import orjson
 import pytest
@@ -39,12 +38,6 @@ from support.listening import address_of, has_connections
 from support.resumable_worker import offering
 from support.scripted_requester import CallHome, ScriptedRequester
 from support.scripted_worker import FINAL, PROLOGUE, SENTINEL, dialling, handshake, item
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 @pytest.mark.parametrize(

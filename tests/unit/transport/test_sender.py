@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 from typing_extensions import override
@@ -61,12 +60,6 @@ class Events:
 
 def _item(value: object) -> bytes:
     return encode_item(value, PayloadCodec.JSON)
-
-
-@pytest.fixture
-async def requester() -> AsyncGenerator[ScriptedRequester]:
-    async with ScriptedRequester() as requester:
-        yield requester
 
 
 async def _connect(
