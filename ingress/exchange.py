@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -118,7 +118,7 @@ class Exchange:
                 hooks=self._hooks(),
                 resumption=self._session.resumption if self._session is not None else None,
             )
-            self._progress.items = run.items
+            self._progress.items, self._progress.response_bytes = run.items, run.response_bytes
             return await self._conclude(run)
         except Exception as error:
             await self._confess(error)
@@ -155,26 +155,16 @@ class Exchange:
 
         return ResponseHooks(
             accepted=accepted,
-            item_written=self._item_written(),
+            first_item=self._first_item,
             item_sent=self._tools.on_healthy,
-            final_written=self._metrics.add_response_bytes,
+            response_bytes=self._metrics.response_bytes,
         )
 
-    def _item_written(self) -> Callable[[int], None]:
-        """Return what counts an item; on a resumed stream the first one ends the gap."""
-        session, count = self._session, self._metrics.add_response_bytes
-        if session is None or session.start.delivered == 0:
-            return count
-        waiting = True
-
-        def first_then_count(size: int) -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                self._tools.service.observe_handover(session.gap())
-            count(size)
-
-        return first_then_count
+    def _first_item(self) -> None:
+        """On a resumed stream the first item ends the gap."""
+        session = self._session
+        if session is not None and session.start.delivered:
+            self._tools.service.observe_handover(session.gap())
 
     # --- the orderly end --------------------------------------------------------------
 
@@ -282,19 +272,23 @@ class Exchange:
 
     def _write_error(self, error: DynamoError) -> None:
         body = encode_error_item(error, self._parsed.call_home.codec)
-        self._metrics.add_response_bytes(len(body))
+        self._count(body)
         self._sender.write_item(body)
 
     def _write_final(self) -> None:
         body = encode_final(self._parsed.call_home.codec)
-        self._metrics.add_response_bytes(len(body))
+        self._count(body)
         self._sender.write_final(body)
+
+    def _count(self, body: bytes) -> None:
+        self._metrics.response_bytes.value += len(body)
+        self._progress.response_bytes += len(body)
 
     def _closed(self, run: ResponseRun) -> Finished:
         outcome = _OUTCOME_OF[run.end]
         error_type = None
         match outcome:
-            case Outcome.COMPLETED:
+            case Outcome.COMPLETED if self._tools.on_healthy is not None:
                 self._tools.on_healthy()
             case Outcome.STOPPED:
                 self._metrics.count_cancellation()
@@ -381,7 +375,7 @@ class Exchange:
             error_type=error_type,
             caller=self._sender.address,
             items=self._progress.items,
-            response_bytes=self._sender.response_bytes,
+            response_bytes=self._progress.response_bytes,
             time_to_first_response=self._progress.first_response,
             dials=self._sender.dials,
             caller_told=outcome in _TOLD,

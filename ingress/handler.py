@@ -59,7 +59,7 @@ class Ingress:
         service: ServiceMetrics,
         settings: IngressSettings | None = None,
         parse: Parse = parse_unary,
-        on_healthy: Callable[[], None] = lambda: None,
+        on_healthy: Callable[[], None] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """Wire an ingress.

@@ -20,11 +20,13 @@ from dialback.errors import DialbackError, PublishError, SerializationError
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine, exited
 from dialback.ingress.resumption import BREATH, Replay
+from dialback.metrics.registration import Count
 from dialback.outcomes import Revocation, Revoked
 from dialback.transport.items import encode_final, encode_item, item_framer
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
+from dialback.transport.two_part import PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,9 @@ class ResponseRun:
     Attributes:
         end: Why it ended.
         items: Items written.
+        response_bytes: Bytes of the bodies of items and final that were given to the connection,
+            whether or not they left.
+        closing: Whether the engine was told to end.
         accepted: Whether the engine accepted the request (good prologue).
         exhausted: Whether the engine's stream came to its own end.
         complete: Whether all that ends the stream was written after its last item.
@@ -69,6 +74,8 @@ class ResponseRun:
 
     end: StreamEnd = StreamEnd.DONE
     items: int = 0
+    response_bytes: int = 0
+    closing: bool = False
     accepted: bool = False
     exhausted: bool = False
     complete: bool = False
@@ -96,15 +103,15 @@ class ResponseHooks:
 
     Attributes:
         accepted: The prologue was queued.
-        item_written: An item of so many body bytes is about to be queued.
-        item_sent: An item was queued.
-        final_written: The final of so many body bytes is about to be queued.
+        first_item: The first item is about to be queued.
+        item_sent: An item was queued; ``None`` for nothing to call.
+        response_bytes: The bytes of each body are added before it is queued.
     """
 
     accepted: Callable[[], None] = field(default=lambda: None)
-    item_written: Callable[[int], None] = field(default=lambda _: None)
-    item_sent: Callable[[], None] = field(default=lambda: None)
-    final_written: Callable[[int], None] = field(default=lambda _: None)
+    first_item: Callable[[], None] = field(default=lambda: None)
+    item_sent: Callable[[], None] | None = None
+    response_bytes: Count = field(default_factory=Count)
 
 
 async def run_response(
@@ -259,7 +266,6 @@ class _Pump:
     run: ResponseRun
     replay: Replay
     watch: _Watch
-    closing: bool = False
     began: float = math.inf
 
     def first_step_over(self) -> None:
@@ -271,30 +277,36 @@ class _Pump:
         """Call the engine, write the prologue, each item with back-pressure, and the usual end."""
         self.began = time.monotonic()
         sender, run, replaying = self.sender, self.run, self.replay.pending
-        written, sent = self.hooks.item_written, self.hooks.item_sent
-        frame_of, write, connection = item_framer(self.codec), sender.write_frame, sender.connection
+        counted, sent = self.hooks.response_bytes, self.hooks.item_sent
+        frame_of, write = item_framer(self.codec), sender.frame_writer()
+        prefix_size = PREFIX.size
         try:
             stream = await self.engine.start(value, self.context)
             try:
                 sender.write_prologue()
                 run.accepted = True
                 self.hooks.accepted()
-                # Not in a coroutine of its own, through which each item would have to pass; and
-                # what is looked up once above is looked up for every item otherwise.
+                # Not in a coroutine of its own, through which each item would have to pass; what
+                # is looked up once above is looked up for every item otherwise; and of all that a
+                # stream has, this touches little: with hundreds of them it is out of the cache.
                 async for item in stream:
-                    if self.closing:
+                    if run.closing:
                         break  # it swallowed its cancellation and went on
                     if replaying:
                         replaying = await self._drop(item)
                         continue
                     frame, body_size = frame_of(item)
-                    written(body_size)
-                    write(frame, body_size)
+                    if not run.items:
+                        self.hooks.first_item()
+                    counted.value += body_size
+                    run.response_bytes += body_size
+                    breath_due = write(frame, prefix_size + body_size)
                     run.items += 1
-                    sent()
-                    if connection.breath_due:
+                    if sent is not None:
+                        sent()
+                    if breath_due:
                         await sender.breathe()
-                run.exhausted = not self.closing
+                run.exhausted = not run.closing
                 if not self.context.is_stopped():
                     self.replay.check_complete()
             finally:
@@ -310,7 +322,8 @@ class _Pump:
         """Write final and sentinel here, where they leave with the last item."""
         self.run.complete = True
         body = encode_final(self.codec)
-        self.hooks.final_written(len(body))
+        self.hooks.response_bytes.value += len(body)
+        self.run.response_bytes += len(body)
         self.sender.write_end(body)
 
     async def _drop(self, item: object) -> bool:
@@ -328,7 +341,7 @@ async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # nobody may be left who asks for it
         return
-    pump.closing = True
+    pump.run.closing = True
     task.cancel()
     await asyncio.wait((task,), timeout=ENGINE_CLOSE_TIMEOUT)
     if not task.done():

@@ -43,13 +43,13 @@ class ExchangeTools:
         metrics: Dynamo's series.
         service: Our own series.
         settings: Grace periods.
-        on_healthy: The health notifier.
+        on_healthy: The health notifier, if there is one.
     """
 
     metrics: WorkHandlerMetrics
     service: ServiceMetrics
     settings: IngressSettings
-    on_healthy: Callable[[], None]
+    on_healthy: Callable[[], None] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,7 @@ class Progress:
         request_id: Its id, once it is read.
         handshaken: Whether the handshake is written: from then on an end is final.
         items: Items written.
+        response_bytes: Bytes of the bodies of items and finals that were to be written.
         first_response: Seconds from entry to prologue.
     """
 
@@ -87,4 +88,5 @@ class Progress:
     request_id: str = ""
     handshaken: bool = False
     items: int = 0
+    response_bytes: int = 0
     first_response: float | None = None

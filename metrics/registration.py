@@ -48,14 +48,22 @@ def histogram(registry: CollectorRegistry, series: Series, labels: Sequence[str]
     )
 
 
-class Tally(Collector):
-    """A counter of one series that its owner counts in plain attribute additions.
-
-    For what is counted with every item and request: ``Counter.inc`` takes a lock and costs as much
-    as writing an item's JSON. Only for values that one thread changes.
+class Count:
+    """What its owner counts in plain attribute additions.
 
     Attributes:
         value: The count; may only grow.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Tally(Count, Collector):
+    """A counter of one series that is a :class:`Count`.
+
+    For what is counted with every item and request: ``Counter.inc`` takes a lock and costs as much
+    as writing an item's JSON. Only for values that one thread changes.
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class Tally(Collector):
         Raises:
             ValueError: The registry already has it.
         """
-        self.value = 0
+        super().__init__()
         self._series = series
         self._labels = dict(labels)
         registry.register(self)

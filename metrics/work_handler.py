@@ -20,7 +20,11 @@ _LABEL_NAME = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
 
 class WorkHandlerMetrics:
-    """The series of the one endpoint that a process serves. One instance per registry."""
+    """The series of the one endpoint that a process serves. One instance per registry.
+
+    Attributes:
+        response_bytes: Of item and final bodies: the body's length is added before it is written.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class WorkHandlerMetrics:
         inflight = gauge(registry, names.INFLIGHT_REQUESTS, keys).labels(**values)
         inflight.set_function(lambda: self._inflight)
         self._request_bytes = Tally(registry, names.REQUEST_BYTES, values)
-        self._response_bytes = Tally(registry, names.RESPONSE_BYTES, values)
+        self.response_bytes = Tally(registry, names.RESPONSE_BYTES, values)
         self._cancellations = counter(registry, names.CANCELLATION, keys).labels(**values)
         errors = counter(registry, names.ERRORS, (*keys, names.ERROR_TYPE_LABEL))
         self._errors = {
@@ -108,10 +112,6 @@ class WorkHandlerMetrics:
     def observe_first_response(self, seconds: float) -> None:
         """Record the time from a request's entry to its queued prologue, in seconds."""
         self._first_response.observe(seconds)
-
-    def add_response_bytes(self, size: int) -> None:
-        """Add the body length of one item or final, in bytes, before it is written."""
-        self._response_bytes.value += size
 
     def count_error(self, error_type: ErrorType) -> None:
         """Count one error of a request."""

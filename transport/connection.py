@@ -14,16 +14,16 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
 from typing_extensions import override
 
 from dialback.errors import ProtocolError, PublishError
+from dialback.transport.departures import departures_of
 from dialback.transport.pacing import Pacing
 from dialback.transport.turns import turns_of
-from dialback.transport.two_part import FrameLimits, TwoPartDecoder, TwoPartMessage
+from dialback.transport.two_part import Frame, FrameLimits, TwoPartDecoder, TwoPartMessage
 
 _FLUSH_BYTES: Final = 64 * 1024
 _HIGH_WATER_BYTES: Final = 256 * 1024
@@ -98,8 +98,10 @@ class FrameConnection(asyncio.Protocol):
         self._pending_bytes = 0
         self._writes = 0  # since the last flush
         self._pacing = Pacing()
+        self._breathe_at = 0.0  # of the pacing; kept here for each write to find at once
         self._turns = turns_of(self._loop)
-        self._timer: asyncio.TimerHandle | None = None
+        self._departures = departures_of(self._loop)
+        self._departs = 0  # at which tick of these, or 0
         self._keepalive: asyncio.TimerHandle | None = None
         self._paused = False
         self._resumed: asyncio.Future[None] | None = None
@@ -166,9 +168,9 @@ class FrameConnection(asyncio.Protocol):
         self._pending.clear()
         self._pending_bytes = 0
         self._deaf = self._shut = True
-        for timer in (self._timer, self._keepalive):
-            if timer is not None:
-                timer.cancel()
+        self._departs = 0
+        if self._keepalive is not None:
+            self._keepalive.cancel()
         if not self._closed.done():
             self._closed.set_result(None)
         self._wake()
@@ -200,30 +202,37 @@ class FrameConnection(asyncio.Protocol):
         Raises:
             PublishError: If the connection is lost or closed.
         """
-        self.write_sized(buffers, sum(map(len, buffers)))
+        self.write_frame(buffers, sum(map(len, buffers)))
 
     def queue(self, frame: bytes) -> None:
         """Queue a frame that leaves with what is written next, or at :meth:`flush`."""
         self._pending.append(frame)
         self._pending_bytes += len(frame)
 
-    def write_sized(self, buffers: Sequence[bytes], size: int) -> None:
-        """Do the same; ``size`` is the length of all buffers together.
+    def write_frame(self, frame: Frame, size: int) -> bool:
+        """Do the same; return :attr:`breath_due`. The hot path.
+
+        Args:
+            frame: In one piece or in several.
+            size: Its length in bytes.
 
         Raises:
             PublishError: As :meth:`write`.
         """
         now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
-        at_once = False
-        if self._shut or not self._writes:
-            at_once = self._begin(now)
-        self._writes += 1
-        self._pending += buffers
-        self._pending_bytes += size
-        if self._writes >= _MAX_WRITES or now > self._pacing.breathe_at:
-            self.breath_due = True
-        if at_once or self._pending_bytes >= _FLUSH_BYTES:
+        writes = self._writes
+        at_once = self._begin(now) if self._shut or not writes else False
+        self._writes = writes = writes + 1
+        if isinstance(frame, bytes):
+            self._pending.append(frame)
+        else:
+            self._pending += frame
+        self._pending_bytes = pending = self._pending_bytes + size
+        if pending >= _FLUSH_BYTES or at_once:
             self._send()  # the turn goes on, and so does what is counted in it
+        if writes >= _MAX_WRITES or now > self._breathe_at:
+            self.breath_due = True
+        return self.breath_due
 
     def _begin(self, now: float) -> bool:
         """See to it that what is written leaves soon; return whether it should leave at once."""
@@ -231,25 +240,32 @@ class FrameConnection(asyncio.Protocol):
             raise self.lost or PublishError("the connection is closed", client_gone=True)
         self._turns.written()  # before the next line: so this turn is over when that is called
         self._loop.call_soon(self._turned)
-        return self._pacing.begin(now, self._turns.number)
+        at_once = self._pacing.begin(now, self._turns.number)
+        self._breathe_at = self._pacing.breathe_at
+        return at_once
 
     def _turned(self) -> None:
         """Flush at the end of a turn, or later."""
-        if not self._writes or self._timer is not None:
+        if not self._writes or self._departs:
             return  # they were flushed before; there may be new ones
-        delay = self._pacing.turned(time.monotonic())
+        now = time.monotonic()
+        delay = self._pacing.turned(now)
+        self._breathe_at = self._pacing.breathe_at
         if delay > 0:
-            self._timer = self._loop.call_later(delay, self.flush)
+            self._departs = self._departures.add(self, now, delay)
         else:
+            self.flush()
+
+    def depart(self, tick: int) -> None:
+        """Flush what waits until ``tick``, unless it was flushed before."""
+        if tick == self._departs:
             self.flush()
 
     def flush(self) -> None:
         """Hand what is queued to the transport now."""
         writes, self._writes = self._writes, 0
         self.breath_due = self._paused
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._departs = 0
         if writes:
             self._pacing.end(time.monotonic(), writes, self._turns.number)
         self._send()

@@ -9,14 +9,14 @@ Source: protocol sections 3 and 6.3 to 6.5.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 import orjson
 
 from dialback.errors import DeserializationError, SerializationError
 from dialback.transport.messages import Annotated, DynamoError, ItemWrapper, PayloadCodec
-from dialback.transport.two_part import data_prefix
+from dialback.transport.two_part import Frame, data_prefix
 
 _WRAPPERS: Final = {
     PayloadCodec.JSON: (b'{"data":{"data":', b'},"complete_final":false}'),
@@ -36,9 +36,6 @@ def _to_builtin(value: object) -> object:
         return msgspec.to_builtins(value)
     raise TypeError(f"a {type(value).__name__} cannot be serialised")
 
-
-Frame: TypeAlias = tuple[bytes, ...]
-"""A frame in as many pieces as are cheapest to make, to be written one after the other."""
 
 # orjson returns a small value in a block of 1 KiB that it has cut down. Kept, each one makes the
 # heap grow, and the kernel clear a page of it (measured: 0.85 page faults for each item).
@@ -126,23 +123,25 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
     """Return what makes a data-only frame of an engine's value.
 
     That function returns the frame, and the bytes of its body. All streams share it: one of its
-    own for each of many would be that much more to fetch from memory for every item.
+    own for each of many would be that much more to fetch from memory for every item. It calls the
+    encoder itself: each call of Python's takes a tenth of what a small item takes in all.
 
     Raises:
         SerializationError: From that function, if the value has no form in the codec.
     """
-    encode, (opening, closing) = _ENCODERS[codec], _WRAPPERS[codec]
+    opening, closing = _WRAPPERS[codec]
+    json, to_json, to_msgpack = codec is PayloadCodec.JSON, orjson.dumps, _msgpack.encode
     around = len(opening) + len(closing)
     heads = [data_prefix(size) + opening for size in range(_SMALL)]  # to pack one takes 150 ns
 
     def frame(value: object) -> tuple[Frame, int]:
         try:
-            encoded = encode(value)
+            encoded = to_json(value, _to_builtin) if json else to_msgpack(value)
         except _UNWRITABLE as error:
             raise _not_written(codec, error) from error
         size = len(encoded) + around
         if size < _SMALL:
-            return (heads[size] + encoded + closing,), size
+            return heads[size] + encoded + closing, size
         return (data_prefix(size) + opening, encoded, closing), size
 
     return frame

@@ -12,7 +12,7 @@ from typing import Final
 from dialback.errors import ProtocolError, PublishError, StreamSupersededError
 from dialback.scopes import Latch
 from dialback.transport.connection import FrameConnection
-from dialback.transport.items import Frame, data_frame
+from dialback.transport.items import data_frame
 from dialback.transport.messages import (
     PayloadCodec,
     ResponseStreamPrologue,
@@ -29,7 +29,7 @@ from dialback.transport.resume_frames import read_answer
 from dialback.transport.two_part import (
     CONTROL_LIMITS,
     MAX_CONTROL_BYTES,
-    PREFIX,
+    Frame,
     FrameLimits,
     TwoPartMessage,
 )
@@ -53,8 +53,6 @@ class ResponseSender:
         left_early: Whether its FIN came before the sentinel was queued: it proves nothing.
         released: Whether the requester said that it has the whole stream.
         lost: Why the connection was lost, or ``None``.
-        response_bytes: Bytes of item and final bodies given to :meth:`write_item` and
-            :meth:`write_final` (frame heads not counted), whether or not they left.
     """
 
     def __init__(
@@ -83,7 +81,6 @@ class ResponseSender:
         self.left_early = False
         self.released = False
         self.lost: PublishError | None = None
-        self.response_bytes = 0
         self._end = WorkerEnd()
         self._linger = linger
         self._final_queued = False
@@ -265,38 +262,27 @@ class ResponseSender:
         self.connection.write(self._end.prologue(prologue))
 
     def write_item(self, body: bytes) -> None:
-        """Queue one item's frame. Call :meth:`breathe` after it.
+        """Queue one item's frame; call :meth:`breathe` after it if the connection's breath is due.
 
         Raises:
             PublishError: If the connection is lost.
         """
-        self.response_bytes += len(body)
         if self.lost is not None:
             raise self.lost
         self._end.advance(WorkerEvent.ITEM)
         self.connection.write(*data_frame(body))
 
-    def write_frame(self, frame: Frame, body_size: int) -> None:
-        """Do the same with an item's frame in pieces; the hot path.
+    def frame_writer(self) -> Callable[[Frame, int], bool]:
+        """Return what queues item after item once the prologue is written; the hot path.
 
-        Args:
-            frame: What :func:`~dialback.transport.items.item_framer` made of the item.
-            body_size: Bytes of its body.
+        It takes an item's frame, as :func:`~dialback.transport.items.item_framer` made it, and
+        the bytes of all its pieces, and returns whether to call :meth:`breathe`. After a kill what
+        it is given is dropped with the connection.
 
         Raises:
-            PublishError: If the connection is lost.
+            PublishError: From what is returned, if the connection is lost.
         """
-        self.response_bytes += body_size
-        if self._end.state is not WorkerState.STREAMING:
-            if self.lost is not None:
-                raise self.lost
-            self._end.advance(WorkerEvent.ITEM)
-        self.connection.write_sized(frame, PREFIX.size + body_size)
-
-    @property
-    def needs_breath(self) -> bool:
-        """Whether :meth:`breathe` has something to do."""
-        return self.connection.breath_due
+        return self.connection.write_frame
 
     async def breathe(self) -> None:
         """Wait while the requester is slow; let the loop turn when it has not for long.
@@ -328,7 +314,6 @@ class ResponseSender:
         self.connection.flush()
 
     def _final(self, body: bytes) -> tuple[bytes, bytes]:
-        self.response_bytes += len(body)
         if self.lost is not None:
             raise self.lost
         self._end.advance(WorkerEvent.FINAL)

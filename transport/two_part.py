@@ -12,7 +12,7 @@ and verify none.
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import xxhash
 
@@ -30,6 +30,9 @@ MAX_REQUEST_HEADER_BYTES: Final = 128 * 1024
 """Largest control message of a request; Dynamo's requesters refuse more (protocol 2.5)."""
 MAX_DATA_BYTES: Final = 64 * 1024 * 1024
 """Default limit of a data part: one item."""
+
+Frame: TypeAlias = bytes | tuple[bytes, ...]
+"""A frame to write: in one piece, or in several that follow each other."""
 
 _NO_CHECKSUM: Final = b"\x00" * 8
 

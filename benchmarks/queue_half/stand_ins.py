@@ -18,14 +18,14 @@ from dialback.queue.lease import Lease, LeaseKeeper
 from dialback.transport.address import Address, CallHomePolicy
 from dialback.transport.connection import FrameConnection
 from dialback.transport.dial import Dialer
-from dialback.transport.items import Frame
 from dialback.transport.messages import ResumeOffer
 from dialback.transport.response_stream import WorkerEvent
 from dialback.transport.sender import ResponseSender
+from dialback.transport.two_part import Frame
 
 
 class SwallowingSender(ResponseSender):
-    """A response stream without a connection: what is written is counted and dropped."""
+    """A response stream without a connection: what is written is dropped."""
 
     def __init__(self, address: Address, connection: FrameConnection) -> None:
         """Be connected. A connection of its own is not even made: it is not measured."""
@@ -36,17 +36,11 @@ class SwallowingSender(ResponseSender):
         self.killed = False
         self.superseded = False
         self.lost = None
-        self.response_bytes = 0
 
     @property
     @override
     def peer_closed(self) -> bool:
         return True
-
-    @property
-    @override
-    def needs_breath(self) -> bool:
-        return False
 
     @override
     def on_event(self, listener: Callable[[WorkerEvent], None]) -> None:
@@ -57,16 +51,16 @@ class SwallowingSender(ResponseSender):
         pass
 
     @override
-    def write_frame(self, frame: Frame, body_size: int) -> None:
-        self.response_bytes += body_size
+    def frame_writer(self) -> Callable[[Frame, int], bool]:
+        return _swallowed
 
     @override
     def write_final(self, body: bytes) -> None:
-        self.response_bytes += len(body)
+        pass
 
     @override
     def write_end(self, body: bytes) -> None:
-        self.response_bytes += len(body)
+        pass
 
     @override
     async def finish(self, *, linger: float | EllipsisType | None = ...) -> None:
@@ -75,6 +69,11 @@ class SwallowingSender(ResponseSender):
     @override
     def abort(self) -> None:
         pass
+
+
+def _swallowed(frame: Frame, size: int) -> bool:
+    del frame, size
+    return False
 
 
 class SwallowingDialer(Dialer):
@@ -167,7 +166,7 @@ class NoServiceMetrics(CountedMetrics):
 
 
 class NoWorkHandlerMetrics(WorkHandlerMetrics):
-    """Dynamo's series, of which none is touched by a request."""
+    """Dynamo's series, of which a request only adds to one."""
 
     @override
     def track_request(self, request_bytes: int) -> AbstractContextManager[None]:
@@ -179,8 +178,4 @@ class NoWorkHandlerMetrics(WorkHandlerMetrics):
 
     @override
     def observe_first_response(self, seconds: float) -> None:
-        pass
-
-    @override
-    def add_response_bytes(self, size: int) -> None:
         pass

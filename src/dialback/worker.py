@@ -53,7 +53,7 @@ class Worker:
         endpoint: str,
         settings: Settings | None = None,
         registry: Registry | None = None,
-        on_healthy: Callable[[], None] = lambda: None,
+        on_healthy: Callable[[], None] | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
         """Wire a worker; nothing is opened before :meth:`run`.

@@ -32,7 +32,7 @@ class WorkerParts:
         *,
         metrics: WorkerMetrics,
         name: str,
-        on_healthy: Callable[[], None],
+        on_healthy: Callable[[], None] | None,
     ) -> None:
         """Build with these; ``name`` is the worker's in logs and letters."""
         self._settings = settings

@@ -21,7 +21,7 @@ def test_a_frame_has_its_size_in_its_head_and_its_moment_in_its_body() -> None:
 def test_a_json_frame_is_dialbacks_and_read_back() -> None:
     item = {"i": 7, "t": 1}
     made = json_frame(item)
-    (ours,), size = item_framer(PayloadCodec.JSON)(item)
+    ours, size = item_framer(PayloadCodec.JSON)(item)
     assert made == ours
     assert size == len(made) - HEAD.size
     assert json_item(b"x" + made, 1, 1 + len(made)) == item

@@ -10,13 +10,14 @@ import pytest
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.response import ResponseHooks, ResponseRun, StreamEnd, run_response
+from dialback.metrics.registration import Count
 from dialback.outcomes import Revocation, Revoked
 from dialback.transport.messages import PayloadCodec, ResumeOffer
 from dialback.transport.response_stream import SENTINEL_FRAME, STOP_FRAME
 from dialback.transport.sender import ResponseSender
 from support.fake_transport import FakeTransport
 from support.frames import decode_all
-from support.ingress_rig import ACCEPTED, FINAL, FINAL_BYTES, item
+from support.ingress_rig import ACCEPTED, FINAL, FINAL_BYTES, item, item_bytes
 
 FRESH = ResumeOffer(delivery=1, epoch=5, fresh=True)
 ASKS = ResumeOffer(delivery=2, epoch=5)
@@ -31,7 +32,7 @@ class Stream:
         self.transport.join(self.sender.connection)
         self.sender.send_handshake("s", offer)
         self.revocation = Revocation()
-        self.finals: list[int] = []
+        self.bytes = Count()
 
     async def run(
         self, generate: Callable[[Any], AsyncIterator[Any]], engine: Engine | None = None
@@ -47,7 +48,7 @@ class Stream:
             codec=PayloadCodec.JSON,
             revocation=self.revocation,
             stop_grace=10,
-            hooks=ResponseHooks(final_written=self.finals.append),
+            hooks=ResponseHooks(response_bytes=self.bytes),
         )
 
 
@@ -64,7 +65,7 @@ async def test_a_first_delivery_with_a_quick_engine_is_one_write() -> None:
     assert written.endswith(ACCEPTED + item(0) + item(1) + FINAL + SENTINEL_FRAME)
     assert len(decode_all(written)) == 6
     assert (run.end, run.items, run.complete) == (StreamEnd.DONE, 2, True)
-    assert stream.finals == [FINAL_BYTES]
+    assert stream.bytes.value == run.response_bytes == item_bytes(0, 1) + FINAL_BYTES
 
 
 @pytest.mark.parametrize("offer", [None, ASKS], ids=["plain", "asks"])
@@ -119,7 +120,7 @@ async def test_a_stream_that_was_asked_to_stop_is_not_ended_by_the_engines_task(
 
     run = await stream.run(stopped)
     assert (run.end, run.exhausted, run.complete) == (StreamEnd.STOPPED, True, False)
-    assert stream.finals == []
+    assert stream.bytes.value == item_bytes(0)
 
 
 async def test_what_happens_after_the_final_does_not_change_how_it_ended() -> None:
@@ -143,7 +144,8 @@ async def test_an_engine_that_fails_after_its_items_has_no_end_written() -> None
         raise ValueError
 
     run = await stream.run(fails)
-    assert (run.end, run.complete, stream.finals) == (StreamEnd.FAILED, False, [])
+    assert (run.end, run.complete) == (StreamEnd.FAILED, False)
+    assert stream.bytes.value == run.response_bytes == item_bytes(0)
 
 
 async def test_an_engine_that_fails_as_its_delivery_is_cancelled_leaves_no_error_unread() -> None:

@@ -14,13 +14,14 @@ from dialback.errors import InvalidArgument
 from dialback.ingress.context import Context
 from dialback.ingress.engine import Engine
 from dialback.ingress.response import ResponseHooks, ResponseRun, StreamEnd, run_response
+from dialback.metrics.registration import Count
 from dialback.outcomes import Revocation, Revoked
 from dialback.transport.address import CallHomePolicy, parse_address
 from dialback.transport.dial import Dialer, DialSettings
 from dialback.transport.messages import PayloadCodec
 from dialback.transport.response_stream import SENTINEL_FRAME, WorkerEvent
 from dialback.transport.sender import ResponseSender
-from support.ingress_rig import ACCEPTED, FINAL, HANDSHAKE, PATIENT, item
+from support.ingress_rig import ACCEPTED, FINAL, FINAL_BYTES, HANDSHAKE, PATIENT, item
 from support.scripted_requester import KILL, STOP, CallHome, ScriptedRequester
 
 SUBJECT = "6f1d1a2e-3b4c-4d5e-8f60-718293a4b5c6"
@@ -35,7 +36,8 @@ class Stream:
         self.context = Context("req-1")
         self.revocation = Revocation()
         self.accepted = 0
-        self.written: list[int] = []
+        self.first_items = 0
+        self.bytes = Count()
         self.sent = 0
 
     def run(self, engine: object, *, stop_grace: float = PATIENT) -> "asyncio.Task[ResponseRun]":
@@ -51,9 +53,16 @@ class Stream:
             revocation=self.revocation,
             stop_grace=stop_grace,
             hooks=ResponseHooks(
-                accepted=self._accepted, item_written=self.written.append, item_sent=self._sent
+                accepted=self._accepted,
+                first_item=self._first,
+                item_sent=self._sent,
+                response_bytes=self.bytes,
             ),
         )
+
+    def _first(self) -> None:
+        assert self.bytes.value == 0
+        self.first_items += 1
 
     def _accepted(self) -> None:
         self.accepted += 1
@@ -99,9 +108,15 @@ async def test_run_tells_what_was_written(stream: Stream) -> None:
 
     run = await stream.run(two)
     assert run == ResponseRun(
-        end=StreamEnd.DONE, items=2, accepted=True, exhausted=True, complete=True
+        end=StreamEnd.DONE,
+        items=2,
+        response_bytes=2 * 48 + FINAL_BYTES,
+        accepted=True,
+        exhausted=True,
+        complete=True,
     )
-    assert (stream.accepted, stream.written, stream.sent) == (1, [48, 48], 2)
+    assert (stream.accepted, stream.first_items, stream.sent) == (1, 1, 2)
+    assert stream.bytes.value == run.response_bytes
     for _ in range(5):
         await stream.requester.frame()
     items = item({"i": 0}) + item({"i": 1})
@@ -120,7 +135,9 @@ async def test_hooks_need_not_be_given(stream: Stream) -> None:
         stop_grace=0.01,
         hooks=ResponseHooks(),
     )
-    assert run == ResponseRun(end=StreamEnd.SHUTDOWN, items=1, accepted=True)
+    expected = ResponseRun(end=StreamEnd.SHUTDOWN, items=1, response_bytes=48, accepted=True)
+    expected.closing = True  # it would have waited for ever
+    assert run == expected
 
 
 def _revoked(reason: Revoked) -> Revocation:

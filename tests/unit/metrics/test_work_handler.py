@@ -142,8 +142,8 @@ def test_first_response_is_recorded() -> None:
 def test_response_bytes_and_cancellations_add_up() -> None:
     registry = CollectorRegistry()
     metrics = _metrics(registry)
-    metrics.add_response_bytes(100)
-    metrics.add_response_bytes(23)
+    metrics.response_bytes.value += 100
+    metrics.response_bytes.value += 23
     metrics.count_cancellation()
     assert _value(registry, names.RESPONSE_BYTES.name) == 123
     assert _value(registry, names.CANCELLATION.name) == 1

@@ -188,7 +188,7 @@ PLAIN = [
 def test_a_frame_in_pieces_is_the_frame_of_the_item(value: object, codec: PayloadCodec) -> None:
     body = encode_item(value, codec)
     frame, body_size = item_framer(codec)(value)
-    assert b"".join(frame) == b"".join(data_frame(body))
+    assert b"".join([frame] if isinstance(frame, bytes) else frame) == b"".join(data_frame(body))
     assert body_size == len(body)
 
 
@@ -197,7 +197,7 @@ def test_a_large_value_is_a_piece_of_its_own_and_a_small_one_is_not(codec: Paylo
     large, _ = item_framer(codec)("x" * 100_000)
     assert large[1] == encode_value("x" * 100_000, codec)
     small, _ = item_framer(codec)("x")
-    assert len(small) == 1
+    assert isinstance(small, bytes)
 
 
 @pytest.mark.parametrize("codec", PayloadCodec)

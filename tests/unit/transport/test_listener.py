@@ -427,7 +427,7 @@ def test_our_own_two_ends_understand_each_other(loop: str, codec: PayloadCodec) 
         sender.write_prologue()
         for number in range(5000):
             sender.write_item(encode_item({"i": number}, codec))
-            if sender.needs_breath:
+            if sender.connection.breath_due:
                 await sender.breathe()
         sender.write_final(encode_final(codec))
         await sender.finish()
