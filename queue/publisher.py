@@ -225,8 +225,8 @@ def _now() -> float:
 
 def header_size(headers: Mapping[str, str]) -> int:
     """Return the bytes of the header block; the server counts them as payload."""
-    lines = sum(len(k.encode()) + len(v.encode()) + 4 for k, v in headers.items())
-    return lines + len(b"NATS/1.0\r\n\r\n")
+    texts = "".join((*headers, *headers.values()))
+    return len(texts.encode()) + len(b": \r\n") * len(headers) + len(b"NATS/1.0\r\n\r\n")
 
 
 def _pub_ack(data: bytes, payload_size: int) -> PubAck:

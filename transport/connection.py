@@ -209,6 +209,12 @@ class FrameConnection(asyncio.Protocol):
         self._pending.append(frame)
         self._pending_bytes += len(frame)
 
+    def write_now(self, frame: bytes) -> None:
+        """Write a control frame, and what is queued before it; nothing if that cannot be."""
+        if not self._shut:
+            self.queue(frame)
+            self.flush()
+
     def write_frame(self, frame: Frame, size: int) -> bool:
         """Do the same; return :attr:`breath_due`. The hot path.
 

@@ -5,7 +5,6 @@ A worker that keeps connections takes the next stream on it: then it waits for a
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from dialback.errors import ProtocolError, PublishError
@@ -125,8 +124,8 @@ class IncomingConnection:
 
     def _handshake(self, handshake: CallHomeHandshake) -> None:
         self._handshaking.cancel()
-        receiver = self._claim(handshake)
-        verdict = Verdict.SPENT if receiver is None else receiver.judge(handshake.offer)
+        receiver, offer = self._claim(handshake), handshake.offer
+        verdict = Verdict.SPENT if receiver is None else receiver.judge(offer)
         if receiver is None or verdict is Verdict.SPENT:
             self.connection.reset()
             return
@@ -136,7 +135,7 @@ class IncomingConnection:
         elif verdict is Verdict.NOT_FIRST:
             self._dismiss(receiver.answer())
         else:
-            self.offer = handshake.offer if receiver.resumable else None
+            self.offer = offer if receiver.resumable else None
             self._receiver = receiver
             receiver.attach(self)
 
@@ -210,9 +209,7 @@ class IncomingConnection:
             self._in_its_own_turn(self._leave)
 
     def _write(self, frame: bytes) -> None:
-        with suppress(PublishError):
-            self.connection.write(frame)
-            self.connection.flush()
+        self.connection.write_now(frame)
 
     def hold_back(self, value: bool) -> None:
         """Stop or resume reading."""

@@ -362,10 +362,8 @@ class RequesterEnd:
 
 
 def _event_after_prologue(message: TwoPartMessage) -> RequesterEvent | None:
-    if message.kind == "empty":
-        return None
-    if message.kind == "data-only":
-        return RequesterEvent.ITEM
-    if message.kind == "header-only" and decode_control(message.header) is ControlMessage.SENTINEL:
+    if not message.header:
+        return RequesterEvent.ITEM if message.data else None
+    if not message.data and decode_control(message.header) is ControlMessage.SENTINEL:
         return RequesterEvent.SENTINEL
     raise ProtocolError(f"unexpected {message.kind} frame on a response stream")

@@ -151,7 +151,8 @@ class TwoPartDecoder:
                 break
             start = first + data_size
             parts.append(buffer[first:start])
-        self._advance_to(start)
+        if parts:
+            self._advance_to(start)
         return parts
 
     def next_message(self) -> TwoPartMessage | None:
@@ -167,9 +168,9 @@ class TwoPartDecoder:
         if not self._gather(PREFIX.size):
             return None
         header_size, data_size, checksum = PREFIX.unpack_from(self._buffer, self._start)
-        wrong = _too_large(header_size, data_size, self._limits)
-        if wrong is not None:
-            raise self._fail(wrong)
+        limits = self._limits
+        if header_size > limits.header or data_size > limits.data:
+            raise self._fail(_too_large(header_size, data_size, limits))
         if not self._gather(PREFIX.size + header_size + data_size):
             return None
         return self._take(header_size, data_size, checksum)
@@ -224,9 +225,9 @@ def decode(payload: bytes, *, limits: FrameLimits | None = None) -> TwoPartMessa
     if len(payload) < PREFIX.size:
         raise TruncatedFrameError(len(payload), PREFIX.size)
     header_size, data_size, _ = PREFIX.unpack_from(payload)
-    wrong = _too_large(header_size, data_size, limits or _REQUEST_LIMITS)
-    if wrong is not None:
-        raise wrong
+    limits = limits or _REQUEST_LIMITS
+    if header_size > limits.header or data_size > limits.data:
+        raise _too_large(header_size, data_size, limits)
     middle = PREFIX.size + header_size
     end = middle + data_size
     if len(payload) < end:
@@ -249,12 +250,10 @@ def salvage_header(payload: bytes) -> bytes | None:
     return payload[PREFIX.size : end]
 
 
-def _too_large(header_size: int, data_size: int, limits: FrameLimits) -> FrameTooLargeError | None:
+def _too_large(header_size: int, data_size: int, limits: FrameLimits) -> FrameTooLargeError:
     if header_size > limits.header:
         return FrameTooLargeError("header", header_size, limits.header)
-    if data_size > limits.data:
-        return FrameTooLargeError("data", data_size, limits.data)
-    return None
+    return FrameTooLargeError("data", data_size, limits.data)
 
 
 def _checksum_of(header: bytes, data: bytes) -> int:

@@ -111,7 +111,7 @@ class Request:
         name = _chosen_id(request_id) if request_id else str(uuid.uuid4())
         given = _mapping("metadata", metadata) if metadata else _NOTHING
         extra = _headers(headers) if headers else _NOTHING
-        inherited = context.metadata if context is not None else {}
+        inherited = context.metadata if context is not None else _NOTHING
         traced = (context.trace_headers() or {}) if context is not None else {}
         request = cls(
             request_id=name,
@@ -120,7 +120,7 @@ class Request:
             subject=where.request_subject(_choice(Lane, "lane", lane), subject_token(name)),
             codec=chosen,
             body=encode_value(value, chosen),
-            metadata=_texts("metadata", {**inherited, **given}),
+            metadata=_texts("metadata", {**inherited, **given}) if inherited or given else _NOTHING,
             timeout=_seconds("timeout", timeout),
             deadline=_seconds("deadline", deadline),
             extra_headers={**traced, **extra},
@@ -192,6 +192,8 @@ def resumption(resumable: bool, timeout: float, keep_history: bool | int) -> Res
 
 
 def _choice(kind: type[_Choice], what: str, value: str) -> _Choice:
+    if isinstance(value, kind):
+        return value
     try:
         return kind(value)
     except ValueError as error:

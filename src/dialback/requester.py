@@ -233,8 +233,8 @@ class Requester:
 
     async def publish(self, request: Request, receiver: ResponseReceiver) -> PubAck:
         """Publish a request that ``receiver`` waits for; used by :class:`ResponseStream`."""
-        client, _ = self._started()
-        payload = request.payload(receiver.subject, self.address)
+        client, listener = self._started()
+        payload = request.payload(receiver.subject, str(listener.address))
         publishing = client.publisher.publish(
             request.subject, payload, request.headers(), room=_ROOM_FOR_DEAD_LETTER
         )

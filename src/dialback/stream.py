@@ -135,7 +135,8 @@ class ResponseStream:
         trace: TracebackType | None,
     ) -> None:
         try:
-            await self.kill()
+            if self.end is not EndState.COMPLETE:
+                await self.kill()
         finally:
             self._finish()  # also if the withdrawal is cancelled
 
