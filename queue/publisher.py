@@ -30,7 +30,6 @@ from dialback.retries import with_retries
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 EXPECTED_SUBJECT_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOO_LARGE_FOR_STREAM: Final = 10054
-_JOIN: Final = 0.001  # seconds a publish waits for others, while one is under way
 _ASK_TIMEOUT: Final = 2.0  # seconds for the question whether a stream exists
 _ASK_AGAIN: Final = 10.0  # seconds; a user without the right is never answered
 _MAX_BACKOFF: Final = 1.0
@@ -86,7 +85,7 @@ class Publisher:
         self._timeout = timeout
         self._give_up_after = give_up_after
         self._turns = asyncio.Semaphore(max_in_flight)
-        self._replies = Replies(client, join=_JOIN)
+        self._replies = Replies(client)
         self._ask_not_before = 0.0
         self._not_answered = "not answered yet"
 

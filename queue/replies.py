@@ -3,8 +3,7 @@
 What nats-py's ``Client.request`` does, for acknowledgements and publishes, of which there are one
 or more with every request: a counter instead of a random token, one timer for all questions, no
 ``wait_for``, no callback at the future. nats-py's flusher writes all questions of one turn of the
-event loop at once, and questions may wait a moment for others; nats-py subscribes the inbox again
-after a reconnect.
+event loop at once, and nats-py subscribes the inbox again after a reconnect.
 """
 
 import asyncio
@@ -31,26 +30,14 @@ _Answer: TypeAlias = Msg | Exception | type[nats.errors.Error]
 """A class where it can be one, for an error keeps frames alive."""
 _Question: TypeAlias = tuple[asyncio.Future[_Answer], float]
 """What its answer goes into, and the event loop's time at which it is too late."""
-_Unsent: TypeAlias = tuple[str, bytes, str, dict[str, str] | None]
-"""Subject, payload, reply subject and headers."""
 
 
 class Replies:
     """Asks over one connection, and hands each answer to who asked."""
 
-    def __init__(self, client: Client, *, join: float = 0.0) -> None:
-        """Use a connected client; nothing is subscribed before the first question.
-
-        Args:
-            client: Whom to ask through.
-            join: Seconds that a question waits for others to leave with it while the answer to
-                an earlier one is out; 0 for none. Each write is a system call for client and
-                server.
-        """
+    def __init__(self, client: Client) -> None:
+        """Use a connected client; nothing is subscribed before the first question."""
         self._client = client
-        self._join = join
-        self._unsent: list[_Unsent] = []
-        self._sending: set[asyncio.Task[None]] = set()
         self._prefix = ""
         self._serial = 0
         self._waiting: dict[str, _Question] = {}
@@ -89,10 +76,7 @@ class Replies:
         self._wake_at(due, loop)
         try:
             given = None if headers is None else dict(headers)
-            if self._join and len(self._waiting) > 1:
-                self._send_soon((subject, payload, reply, given), loop)
-            else:
-                await self._client.publish(subject, payload, reply=reply, headers=given)
+            await self._client.publish(subject, payload, reply=reply, headers=given)
             answer = await answered
         finally:
             del self._waiting[reply]
@@ -104,26 +88,6 @@ class Replies:
         """Fail all questions that wait: their answers went with the connection."""
         for reply in list(self._waiting):
             self._settle(reply, ConnectionLostError)
-
-    def _send_soon(self, question: _Unsent, loop: asyncio.AbstractEventLoop) -> None:
-        self._unsent.append(question)
-        if len(self._unsent) == 1:
-            loop.call_later(self._join, self._start_sending)
-
-    def _start_sending(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        task = asyncio.create_task(self._send(unsent), name="questions")
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _send(self, unsent: list[_Unsent]) -> None:
-        for subject, payload, reply, headers in unsent:
-            if reply not in self._waiting:
-                continue  # who asked has gone
-            try:
-                await self._client.publish(subject, payload, reply=reply, headers=headers)
-            except Exception as error:  # is raised where it was asked
-                self._settle(reply, error)
 
     async def _listen(self) -> None:
         # Known before it is subscribed: nats-py sends in order, so others may ask meanwhile.

@@ -23,8 +23,6 @@ class Silent(FakeJetStream):
 
     @override
     async def asked(self, subject: str, payload: bytes, reply: str, headers: Any) -> None:
-        if "" in (headers or {}):
-            raise nats.errors.BadHeaderError("")
         self.asked_for[subject] = reply
         self.changed.set()
 
@@ -178,62 +176,3 @@ async def test_questions_leave_nothing_to_the_garbage_collector() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
-
-
-async def test_a_question_asked_while_another_waits_leaves_with_those_that_follow() -> None:
-    server = Silent()
-    replies = Replies(server.client, join=0.001)
-    first = asyncio.create_task(replies.ask("a", b"", timeout=LONG))
-    await server.until_asked("a")
-    more = [asyncio.create_task(replies.ask(subject, b"", timeout=LONG)) for subject in "bcd"]
-    await asyncio.sleep(0)
-    assert server.asked_for.keys() == {"a"}
-    await server.until_asked("b")
-    assert server.asked_for.keys() == set("abcd")  # in one turn, so in one write
-    for subject in "abcd":
-        server.answer(subject, subject.encode())
-    assert await asyncio.gather(first, *more) == [b"a", b"b", b"c", b"d"]
-
-
-async def test_a_question_that_meets_no_other_does_not_wait() -> None:
-    server = Silent()
-    replies = Replies(server.client, join=LONG)
-    for subject in "ab":
-        asked = asyncio.create_task(replies.ask(subject, b"", timeout=LONG))
-        await server.until_asked(subject)
-        server.answer(subject, b"")
-        await asked
-
-
-async def test_a_question_whose_asker_has_gone_is_not_sent() -> None:
-    server = Silent()
-    replies = Replies(server.client, join=0.001)
-    first = asyncio.create_task(replies.ask("a", b"", timeout=LONG))
-    await server.until_asked("a")
-    gone, stays = (asyncio.create_task(replies.ask(subject, b"", timeout=LONG)) for subject in "bc")
-    await asyncio.sleep(0)
-    gone.cancel()
-    await server.until_asked("c")
-    assert server.asked_for.keys() == {"a", "c"}
-    replies.connection_lost()
-    answers = await asyncio.gather(first, gone, stays, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [
-        ConnectionLostError,
-        asyncio.CancelledError,
-        ConnectionLostError,
-    ]
-
-
-async def test_a_joined_question_that_cannot_be_sent_fails_alone() -> None:
-    server = Silent()
-    replies = Replies(server.client, join=0.001)
-    first = asyncio.create_task(replies.ask("a", b"", timeout=LONG))
-    await server.until_asked("a")
-    bad = asyncio.create_task(replies.ask("b", b"", timeout=LONG, headers={"": "refused"}))
-    good = asyncio.create_task(replies.ask("c", b"", timeout=LONG))
-    with pytest.raises(nats.errors.BadHeaderError):
-        await bad
-    await server.until_asked("c")
-    for subject in "ac":
-        server.answer(subject, b"1")
-    assert (await first, await good) == (b"1", b"1")
