@@ -63,9 +63,9 @@ class ResponseRun:
     Attributes:
         end: Why it ended.
         items: Items written.
-        response_bytes: Bytes of the bodies of items and final that were given to the connection,
-            whether or not they left.
-        closing: Whether the engine was told to end.
+        response_bytes: Bytes of the bodies of items and final that were to be written, whether
+            or not they left.
+        cancelled: Whether the engine's task was cancelled; what it yields after that is dropped.
         accepted: Whether the engine accepted the request (good prologue).
         exhausted: Whether the engine's stream came to its own end.
         complete: Whether all that ends the stream was written after its last item.
@@ -75,7 +75,7 @@ class ResponseRun:
     end: StreamEnd = StreamEnd.DONE
     items: int = 0
     response_bytes: int = 0
-    closing: bool = False
+    cancelled: bool = False
     accepted: bool = False
     exhausted: bool = False
     complete: bool = False
@@ -99,7 +99,7 @@ class Resumption:
 
 @dataclass(slots=True, kw_only=True)
 class ResponseHooks:
-    """What the handler wants to know while a stream runs.
+    """What the handler wants to know while a stream runs, and where its bytes are counted.
 
     Attributes:
         accepted: The prologue was queued.
@@ -290,8 +290,8 @@ class _Pump:
                 # is looked up once above is looked up for every item otherwise; and of all that a
                 # stream has, this touches little: with hundreds of them it is out of the cache.
                 async for item in stream:
-                    if run.closing:
-                        break  # it swallowed its cancellation and went on
+                    if run.cancelled:
+                        break  # it went on; and the connection may be another stream's by now
                     if replaying:
                         replaying = await self._drop(item)
                         continue
@@ -306,7 +306,7 @@ class _Pump:
                         sent()
                     if breath_due:
                         await sender.breathe()
-                run.exhausted = not run.closing
+                run.exhausted = not run.cancelled
                 if not self.context.is_stopped():
                     self.replay.check_complete()
             finally:
@@ -341,7 +341,7 @@ async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # nobody may be left who asks for it
         return
-    pump.run.closing = True
+    pump.run.cancelled = True
     task.cancel()
     await asyncio.wait((task,), timeout=ENGINE_CLOSE_TIMEOUT)
     if not task.done():

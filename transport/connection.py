@@ -20,9 +20,9 @@ from typing import Final, Protocol, cast
 from typing_extensions import override
 
 from dialback.errors import ProtocolError, PublishError
-from dialback.transport.departures import departures_of
+from dialback.transport.departures import DEPARTURES
 from dialback.transport.pacing import Pacing
-from dialback.transport.turns import turns_of
+from dialback.transport.turns import TURNS
 from dialback.transport.two_part import Frame, FrameLimits, TwoPartDecoder, TwoPartMessage
 
 _FLUSH_BYTES: Final = 64 * 1024
@@ -99,8 +99,8 @@ class FrameConnection(asyncio.Protocol):
         self._writes = 0  # since the last flush
         self._pacing = Pacing()
         self._breathe_at = 0.0  # of the pacing; kept here for each write to find at once
-        self._turns = turns_of(self._loop)
-        self._departures = departures_of(self._loop)
+        self._turns = TURNS.of(self._loop)
+        self._departures = DEPARTURES.of(self._loop)
         self._departs = 0  # at which tick of these, or 0
         self._keepalive: asyncio.TimerHandle | None = None
         self._paused = False
@@ -216,7 +216,7 @@ class FrameConnection(asyncio.Protocol):
             self.flush()
 
     def write_frame(self, frame: Frame, size: int) -> bool:
-        """Do the same; return :attr:`breath_due`. The hot path.
+        """Do the same as :meth:`write`; return :attr:`breath_due`. The hot path.
 
         Args:
             frame: In one piece or in several.
@@ -226,17 +226,16 @@ class FrameConnection(asyncio.Protocol):
             PublishError: As :meth:`write`.
         """
         now = time.monotonic()  # not the loop's time: uvloop reads the clock once a turn
-        writes = self._writes
-        at_once = self._begin(now) if self._shut or not writes else False
-        self._writes = writes = writes + 1
+        at_once = self._begin(now) if self._shut or not self._writes else False
+        self._writes += 1
         if isinstance(frame, bytes):
             self._pending.append(frame)
         else:
             self._pending += frame
-        self._pending_bytes = pending = self._pending_bytes + size
-        if pending >= _FLUSH_BYTES or at_once:
+        self._pending_bytes += size
+        if at_once or self._pending_bytes >= _FLUSH_BYTES:
             self._send()  # the turn goes on, and so does what is counted in it
-        if writes >= _MAX_WRITES or now > self._breathe_at:
+        if self._writes >= _MAX_WRITES or now > self._breathe_at:
             self.breath_due = True
         return self.breath_due
 
@@ -244,7 +243,7 @@ class FrameConnection(asyncio.Protocol):
         """See to it that what is written leaves soon; return whether it should leave at once."""
         if self._shut or not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
-        self._turns.written()  # before the next line: so this turn is over when that is called
+        self._turns.written(self._loop)  # before the next line: so this turn is over when that is called
         self._loop.call_soon(self._turned)
         at_once = self._pacing.begin(now, self._turns.number)
         self._breathe_at = self._pacing.breathe_at
@@ -258,7 +257,7 @@ class FrameConnection(asyncio.Protocol):
         delay = self._pacing.turned(now)
         self._breathe_at = self._pacing.breathe_at
         if delay > 0:
-            self._departs = self._departures.add(self, now, delay)
+            self._departs = self._departures.add(self, now, delay, self._loop)
         else:
             self.flush()
 
@@ -364,6 +363,10 @@ class FrameConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     # --- closing ----------------------------------------------------------------------
+
+    def refuse_writes(self) -> None:
+        """Let :meth:`write` and :meth:`write_frame` fail from now on, and close nothing yet."""
+        self._shut = True
 
     def close(self) -> None:
         """Flush, then FIN, in the background. Nothing more is read."""

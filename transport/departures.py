@@ -5,8 +5,10 @@ as much as two small items, and an event loop's timers are no more exact than th
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Final, Protocol
-from weakref import WeakKeyDictionary
+
+from dialback.transport.per_loop import PerLoop
 
 _TICKS: Final = 1000  # in a second
 
@@ -19,16 +21,17 @@ class Departing(Protocol):
 
 
 class Departures:
-    """Those of one event loop."""
+    """Those of one event loop, shared by its connections."""
 
-    __slots__ = ("_due", "_loop")
+    __slots__ = ("__weakref__", "_due")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for nobody yet; use :func:`departures_of`."""
-        self._loop = loop
+    def __init__(self) -> None:
+        """Wait for nobody yet; use :data:`DEPARTURES`."""
         self._due: dict[int, list[Departing]] = {}
 
-    def add(self, departing: Departing, now: float, delay: float) -> int:
+    def add(
+        self, departing: Departing, now: float, delay: float, loop: asyncio.AbstractEventLoop
+    ) -> int:
         """Call ``departing`` in ``delay`` seconds, to half a millisecond.
 
         There is no way to cancel: who does not wait any more ignores the tick.
@@ -37,6 +40,7 @@ class Departures:
             departing: Whom to call.
             now: The monotonic time in seconds.
             delay: Seconds from then.
+            loop: The event loop.
 
         Returns:
             The tick that it is told, never 0.
@@ -44,27 +48,25 @@ class Departures:
         tick = round((now + delay) * _TICKS)
         waiting = self._due.get(tick)
         if waiting is None:
+            loop.call_later(tick / _TICKS - now, self._leave, tick, loop)
             self._due[tick] = [departing]
-            self._loop.call_later(tick / _TICKS - now, self._leave, tick)
         else:
             waiting.append(departing)
         return tick
 
-    def _leave(self, tick: int) -> None:
-        for departing in self._due.pop(tick):
-            try:
+    def _leave(self, tick: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._go_on(iter(self._due.pop(tick)), tick, loop)
+
+    def _go_on(
+        self, leaving: Iterator[Departing], tick: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        try:
+            for departing in leaving:
                 departing.depart(tick)
-            except Exception as error:  # the others have to leave, too
-                told = {"message": "what was queued could not leave", "exception": error}
-                self._loop.call_exception_handler(told)
+        except BaseException:  # the loop's to report; the others have to leave, too
+            loop.call_soon(self._go_on, leaving, tick, loop)
+            raise
 
 
-_OF: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Departures]] = WeakKeyDictionary()
-
-
-def departures_of(loop: asyncio.AbstractEventLoop) -> Departures:
-    """Return those of an event loop."""
-    departures = _OF.get(loop)
-    if departures is None:
-        departures = _OF[loop] = Departures(loop)
-    return departures
+DEPARTURES: Final = PerLoop(Departures)
+"""Those of each event loop."""

@@ -50,14 +50,6 @@ _msgpack = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
 _msgpack_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 
-def _encode_json(value: object) -> bytes:
-    return orjson.dumps(value, _to_builtin)  # a partial with a keyword takes 200 ns more
-
-
-_ENCODERS: Final[dict[PayloadCodec, Callable[[object], bytes]]] = {
-    PayloadCodec.JSON: _encode_json,
-    PayloadCodec.MSGPACK: _msgpack.encode,
-}
 _UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
 _FINALS: Final = {
     PayloadCodec.JSON: _json.encode(ItemWrapper(complete_final=True)),
@@ -72,7 +64,9 @@ def encode_value(value: object, codec: PayloadCodec) -> bytes:
         SerializationError: If the value has no form in that codec.
     """
     try:
-        return _ENCODERS[codec](value)
+        if codec is PayloadCodec.JSON:
+            return orjson.dumps(value, _to_builtin)
+        return _msgpack.encode(value)
     except _UNWRITABLE as error:
         raise _not_written(codec, error) from error
 
@@ -130,13 +124,13 @@ def item_framer(codec: PayloadCodec) -> Callable[[object], tuple[Frame, int]]:
         SerializationError: From that function, if the value has no form in the codec.
     """
     opening, closing = _WRAPPERS[codec]
-    json, to_json, to_msgpack = codec is PayloadCodec.JSON, orjson.dumps, _msgpack.encode
+    is_json, to_json, to_msgpack = codec is PayloadCodec.JSON, orjson.dumps, _msgpack.encode
     around = len(opening) + len(closing)
     heads = [data_prefix(size) + opening for size in range(_SMALL)]  # to pack one takes 150 ns
 
     def frame(value: object) -> tuple[Frame, int]:
         try:
-            encoded = to_json(value, _to_builtin) if json else to_msgpack(value)
+            encoded = to_json(value, _to_builtin) if is_json else to_msgpack(value)
         except _UNWRITABLE as error:
             raise _not_written(codec, error) from error
         size = len(encoded) + around

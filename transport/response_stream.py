@@ -180,8 +180,6 @@ class WorkerEnd:
         Raises:
             ProtocolError: If the event is not possible in this state (our own mistake).
         """
-        if event is WorkerEvent.ITEM and self.state is WorkerState.STREAMING:
-            return  # the one hot transition
         following = WORKER_TABLE.get((self.state, event))
         if following is None:
             raise ProtocolError(f"cannot {event.value} while {self.state.value}")

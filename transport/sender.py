@@ -1,7 +1,7 @@
 """The worker's end of a response stream, on a connection: write items, hear stop and kill.
 
 :class:`~dialback.transport.response_stream.WorkerEnd` says what may be written; this file
-writes it. Source: protocol section 7.
+writes it. Items between prologue and final need not ask. Source: protocol section 7.
 """
 
 import asyncio
@@ -138,6 +138,8 @@ class ResponseSender:
         self.superseded = event is WorkerEvent.SUPERSEDED
         self.not_first = event is WorkerEvent.ANSWER
         self._answered.set()
+        if not self.released:  # else the connection is the next stream's
+            self.connection.refuse_writes()
         self._tell(event)
 
     def protocol_failed(self, error: ProtocolError) -> None:
@@ -168,6 +170,7 @@ class ResponseSender:
         if event is not WorkerEvent.STOP:
             self.killed = True
             self._answered.set()
+            self.connection.refuse_writes()
         self._tell(event)
 
     def _tell(self, event: WorkerEvent) -> None:
@@ -273,14 +276,16 @@ class ResponseSender:
         self.connection.write(*data_frame(body))
 
     def frame_writer(self) -> Callable[[Frame, int], bool]:
-        """Return what queues item after item once the prologue is written; the hot path.
+        """Return what queues item after item, between prologue and final; the hot path.
 
         It takes an item's frame, as :func:`~dialback.transport.items.item_framer` made it, and
-        the bytes of all its pieces, and returns whether to call :meth:`breathe`. After a kill what
-        it is given is dropped with the connection.
+        the frame's whole length in bytes, and returns whether to call :meth:`breathe`. It goes
+        straight to the connection: once this stream has ended nothing may be given to it, as the
+        connection may be another stream's.
 
         Raises:
-            PublishError: From what is returned, if the connection is lost.
+            PublishError: From what is returned, if the connection is lost, or the requester said
+                that it wants no more of this stream (kill, superseded, not the first).
         """
         return self.connection.write_frame
 

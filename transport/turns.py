@@ -6,7 +6,8 @@ the time between their writes may be the same.
 
 import asyncio
 from typing import Final
-from weakref import WeakKeyDictionary
+
+from dialback.transport.per_loop import PerLoop
 
 
 class Turns:
@@ -16,31 +17,23 @@ class Turns:
         number: How many are over.
     """
 
-    __slots__ = ("_loop", "_noted", "number")
+    __slots__ = ("__weakref__", "_noted", "number")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Count; use :func:`turns_of`."""
+    def __init__(self) -> None:
+        """Count; use :data:`TURNS`."""
         self.number = 0
-        self._loop = loop
         self._noted = False
 
-    def written(self) -> None:
-        """Something is written in this turn."""
+    def written(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Something is written in this turn of the loop."""
         if not self._noted:
             self._noted = True
-            self._loop.call_soon(self._over)
+            loop.call_soon(self._over)
 
     def _over(self) -> None:
         self._noted = False
         self.number += 1
 
 
-_OF: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
-
-
-def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
-    """Return what counts the turns of a loop."""
-    turns = _OF.get(loop)
-    if turns is None:
-        turns = _OF[loop] = Turns(loop)
-    return turns
+TURNS: Final = PerLoop(Turns)
+"""Those of each event loop."""

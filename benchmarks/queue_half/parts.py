@@ -86,7 +86,7 @@ async def queue_half(
     """
     metrics = _metrics(settings.slots, ledger, metered="metrics" not in without)
     engine = Engine(_working(work) if work else _answer)
-    parts = _Parts(settings, ENDPOINT, engine, metrics=metrics, name=_NAME, on_healthy=lambda: None)
+    parts = _Parts(settings, ENDPOINT, engine, metrics=metrics, name=_NAME, on_healthy=None)
     client = await QueueClient.open(settings.server_address(), name=_NAME, role="worker")
     stack.push_async_callback(client.close)
     topology = Topology(client.api, ENDPOINT, settings.queue_settings())

@@ -4,7 +4,7 @@ import time
 import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -177,9 +177,9 @@ async def test_a_stream_that_writes_turn_after_turn_is_given_time_to_write_more(
     loop = asyncio.get_running_loop()
     later: list[tuple[float, Callable[[], None]]] = []
 
-    def call_later(seconds: float, leave: Callable[[int], None], tick: int) -> asyncio.TimerHandle:
-        later.append((seconds, lambda: leave(tick)))
-        return asyncio.TimerHandle(0.0, leave, (tick,), loop)
+    def call_later(seconds: float, leave: Callable[..., None], *told: Any) -> asyncio.TimerHandle:
+        later.append((seconds, lambda: leave(*told)))
+        return asyncio.TimerHandle(0.0, leave, told, loop)
 
     monkeypatch.setattr(loop, "call_later", call_later)
     for number in range(4):
@@ -220,11 +220,11 @@ class Clock:
         monkeypatch.setattr(self._loop, "call_later", self._call_later)
 
     def _call_later(
-        self, seconds: float, leave: Callable[[int], None], tick: int
+        self, seconds: float, leave: Callable[..., None], *told: Any
     ) -> asyncio.TimerHandle:
         self.timers += 1
-        self._flush = lambda: leave(tick)
-        self.timer = asyncio.TimerHandle(self.now + seconds, leave, (tick,), self._loop)
+        self._flush = lambda: leave(*told)
+        self.timer = asyncio.TimerHandle(self.now + seconds, leave, told, self._loop)
         return self.timer
 
     async def idle(self, seconds: float) -> None:

@@ -1,18 +1,20 @@
 """Connections that are due together leave together, and none keeps another from leaving."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 
-from dialback.transport.departures import Departures, departures_of
+from dialback.transport.departures import Departures
 
 
 class Passenger:
     """Notes that it left, then fails if it is told to."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None) -> None:
         self.departed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._error = error
 
@@ -22,18 +24,32 @@ class Passenger:
             raise self._error
 
 
+class Loop:
+    """An event loop that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def call_later(self, delay: float, do: Callable[..., None], *arguments: object) -> None:
+        del delay
+        self.call_soon(do, *arguments)
+
+    def call_soon(self, do: Callable[..., None], *arguments: object) -> None:
+        self.calls.append(partial(do, *arguments))
+
+
 @pytest.fixture
-async def departures() -> Departures:
-    return Departures(asyncio.get_running_loop())
+def departures() -> Departures:
+    return Departures()
 
 
-def _add(departures: Departures, passenger: Passenger, delay: float) -> int:
-    return departures.add(passenger, asyncio.get_running_loop().time(), delay)
+def _add(departures: Departures, passenger: Passenger, now: float, delay: float) -> int:
+    return departures.add(passenger, now, delay, asyncio.get_running_loop())
 
 
 async def test_each_leaves_once_at_the_tick_that_it_was_given(departures: Departures) -> None:
-    passengers = [Passenger() for _ in range(30)]
-    ticks = [_add(departures, one, 0.0001 * number) for number, one in enumerate(passengers)]
+    passengers, now = [Passenger() for _ in range(30)], time.monotonic()
+    ticks = [_add(departures, one, now, 0.0001 * number) for number, one in enumerate(passengers)]
     assert [await one.departed for one in passengers] == ticks
     assert len(set(ticks)) < len(ticks)
 
@@ -43,14 +59,13 @@ async def test_those_of_one_millisecond_have_one_timer(
 ) -> None:
     timers: list[tuple[float, int]] = []
 
-    def call_later(delay: float, leave: Callable[[int], None], tick: int) -> None:
-        del leave
+    def call_later(delay: float, leave: Callable[..., None], tick: int, loop: object) -> None:
+        del leave, loop
         timers.append((delay, tick))
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
-    passengers = [Passenger() for _ in range(4)]
     delays = (0.0021, 0.0024, 0.0019, 0.004)
-    ticks = [departures.add(*it) for it in zip(passengers, [100.0] * 4, delays, strict=True)]
+    ticks = [_add(departures, Passenger(), 100.0, delay) for delay in delays]
     assert ticks == [100_002, 100_002, 100_002, 100_004]
     assert [tick for _, tick in timers] == [100_002, 100_004]
     assert [delay for delay, _ in timers] == pytest.approx([0.002, 0.004])
@@ -59,7 +74,7 @@ async def test_those_of_one_millisecond_have_one_timer(
 async def test_a_tick_that_is_over_can_be_given_again(departures: Departures) -> None:
     for _ in range(3):
         one = Passenger()
-        tick = departures.add(one, 1.0, 0.0)
+        tick = _add(departures, one, 1.0, 0.0)
         assert await one.departed == tick == 1000
 
 
@@ -68,20 +83,22 @@ async def test_one_that_fails_is_reported_and_keeps_nobody_from_leaving(
 ) -> None:
     told: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    broken = OSError("broken")
-    passengers = [Passenger(), Passenger(broken), Passenger()]
+    broken = [OSError("first"), OSError("second")]
+    passengers = [Passenger(), Passenger(broken[0]), Passenger(broken[1]), Passenger()]
     for one in passengers:
-        departures.add(one, 1.0, 0.0)
+        _add(departures, one, 1.0, 0.0)
     await asyncio.gather(*(one.departed for one in passengers))
-    assert [context["exception"] for context in told] == [broken]
+    assert [context["exception"] for context in told] == broken
 
 
-async def test_an_event_loop_has_its_own() -> None:
-    loop = asyncio.get_running_loop()
-    assert departures_of(loop) is departures_of(loop)
-    other = await asyncio.to_thread(lambda: asyncio.run(_own()))
-    assert other is not departures_of(loop)
-
-
-async def _own() -> Departures:
-    return departures_of(asyncio.get_running_loop())
+async def test_an_interrupt_keeps_nobody_from_leaving(departures: Departures) -> None:
+    loop = Loop()
+    passengers = [Passenger(), Passenger(KeyboardInterrupt()), Passenger()]
+    for one in passengers:
+        departures.add(one, 1.0, 0.0, cast("asyncio.AbstractEventLoop", loop))
+    with pytest.raises(KeyboardInterrupt):
+        loop.calls.pop()()
+    assert [one.departed.done() for one in passengers] == [True, True, False]
+    loop.calls.pop()()
+    assert passengers[2].departed.done()
+    assert loop.calls == []

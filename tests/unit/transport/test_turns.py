@@ -1,6 +1,6 @@
 import asyncio
 
-from dialback.transport.turns import turns_of
+from dialback.transport.turns import TURNS
 
 
 async def _turn() -> None:
@@ -8,20 +8,20 @@ async def _turn() -> None:
 
 
 async def test_a_turn_counts_once_however_much_is_written_in_it() -> None:
-    turns = turns_of(asyncio.get_running_loop())
+    turns = TURNS.of(asyncio.get_running_loop())
     before = turns.number
     for _ in range(3):
-        turns.written()
+        turns.written(asyncio.get_running_loop())
     assert turns.number == before
     await _turn()
     assert turns.number == before + 1
-    turns.written()
+    turns.written(asyncio.get_running_loop())
     await _turn()
     assert turns.number == before + 2
 
 
 async def test_a_turn_in_which_nothing_is_written_does_not_count() -> None:
-    turns = turns_of(asyncio.get_running_loop())
+    turns = TURNS.of(asyncio.get_running_loop())
     before = turns.number
     await _turn()
     await _turn()
@@ -30,22 +30,9 @@ async def test_a_turn_in_which_nothing_is_written_does_not_count() -> None:
 
 async def test_a_turn_is_over_before_what_was_asked_for_after_the_first_write_in_it() -> None:
     loop = asyncio.get_running_loop()
-    turns, seen = turns_of(loop), list[int]()
+    turns, seen = TURNS.of(loop), list[int]()
     before = turns.number
-    turns.written()
+    turns.written(asyncio.get_running_loop())
     loop.call_soon(lambda: seen.append(turns.number))
     await _turn()
     assert seen == [before + 1]
-
-
-async def test_the_connections_of_one_loop_share_its_turns() -> None:
-    loop = asyncio.get_running_loop()
-    assert turns_of(loop) is turns_of(loop)
-
-
-def test_each_loop_has_turns_of_its_own() -> None:
-    async def mine() -> object:
-        return turns_of(asyncio.get_running_loop())
-
-    first = asyncio.run(mine())
-    assert asyncio.run(mine()) is not first
