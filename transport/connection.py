@@ -243,7 +243,7 @@ class FrameConnection(asyncio.Protocol):
         """See to it that what is written leaves soon; return whether it should leave at once."""
         if self._shut or not self.open:
             raise self.lost or PublishError("the connection is closed", client_gone=True)
-        self._turns.written(self._loop)  # before the next line: so this turn is over when that is called
+        self._turns.written(self._loop)  # first: so this turn is over when the next is called
         self._loop.call_soon(self._turned)
         at_once = self._pacing.begin(now, self._turns.number)
         self._breathe_at = self._pacing.breathe_at
