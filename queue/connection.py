@@ -22,6 +22,7 @@ import tenacity
 from nats.aio.client import Client
 
 from dialback.errors import ConfigError, PermissionDeniedError, ServerUnavailableError
+from dialback.queue.headers import HeaderClient
 from dialback.queue.reconnects import Reconnects
 from dialback.tasks import cancel_and_wait
 
@@ -118,7 +119,7 @@ async def connect(
     options = _options(server, name=name, role=role)
     options["connect_timeout"] = _timeout_for_each(len(server.urls), within)
     await _probe(server, options, within)
-    client = Client()
+    client = HeaderClient()
     try:
         async with asyncio.timeout(within):  # it may have gone since the probe
             await client.connect(  # pyright: ignore[reportUnknownMemberType]

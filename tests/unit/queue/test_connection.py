@@ -91,7 +91,7 @@ async def test_a_silent_server_leaves_time_for_the_others() -> None:
             if isinstance(client, Client):
                 assert client.connected_url == urlparse(second)
                 await close(client)
-    assert [type(end) for end in ends] == [Client] * 12
+    assert [isinstance(end, Client) for end in ends] == [True] * 12
 
 
 @pytest.mark.parametrize(("role", "limit"), [("worker", 12.0), ("lease", 30 / 3)])
