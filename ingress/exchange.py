@@ -357,8 +357,8 @@ class Exchange:
         )
 
     def _count_replayed(self) -> None:
-        if self._session is not None:
-            self._tools.service.count_replayed(self._session.resumption.replay.dropped)
+        if self._session is not None and (dropped := self._session.resumption.replay.dropped):
+            self._tools.service.count_replayed(dropped)
 
     def _taken_away(self, end: StreamEnd) -> HandedBack | Superseded:
         if end is StreamEnd.NOT_FIRST:  # the next delivery asks what the requester has

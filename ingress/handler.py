@@ -93,17 +93,18 @@ class Ingress:
 
     async def handle(self, delivery: Delivery) -> Ending:
         """Serve one delivery; raises nothing but ``CancelledError``."""
-        started = time.monotonic()
-        with self._metrics.track_request(len(delivery.payload)):
-            progress = Progress(started)
-            try:
-                return await self._serve(delivery, progress)
-            except Exception as error:
-                logger.exception(
-                    "fault in dialback itself; please report it",
-                    extra={"sequence": delivery.sequence, "subject": delivery.subject},
-                )
-                return _own_fault(delivery, progress, error)
+        self._metrics.request_began(len(delivery.payload))
+        progress = Progress(time.monotonic())
+        try:
+            return await self._serve(delivery, progress)
+        except Exception as error:
+            logger.exception(
+                "fault in dialback itself; please report it",
+                extra={"sequence": delivery.sequence, "subject": delivery.subject},
+            )
+            return _own_fault(delivery, progress, error)
+        finally:
+            self._metrics.request_ended(time.monotonic() - progress.started)
 
     async def _serve(self, delivery: Delivery, progress: Progress) -> Ending:
         parsed = self._parse(delivery)

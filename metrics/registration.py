@@ -96,6 +96,48 @@ class Tally(Count, Collector):
         )
 
 
+class Tallies(Collector):
+    """A counter with one label whose values are a closed set; see :class:`Tally`."""
+
+    def __init__(
+        self, registry: CollectorRegistry, series: Series, label: str, values: Iterable[str]
+    ) -> None:
+        """Register the series of every value at 0.
+
+        Raises:
+            ValueError: The registry already has the family.
+        """
+        self._series = series
+        self._label = label
+        self._counts = {str(value): 0 for value in values}
+        registry.register(self)
+
+    def count(self, value: str) -> None:
+        """Add one.
+
+        Raises:
+            KeyError: The value is not in the set.
+        """
+        self._counts[value] += 1
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        """Return the series as they are now."""
+        family = self._family()
+        for value, count in self._counts.items():
+            family.add_metric((value,), count)
+        return [family]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the family; a registry asks for it to find names that it has already."""
+        return [self._family()]
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(
+            self._series.name, self._series.documentation, labels=(self._label,)
+        )
+
+
 def _bound(value: float) -> str:
     """Return a bucket's label as the library writes it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
@@ -148,15 +190,3 @@ class Distribution(Collector):
         return HistogramMetricFamily(
             self._series.name, self._series.documentation, labels=tuple(self._labels)
         )
-
-
-def closed_set(
-    registry: CollectorRegistry, series: Series, label: str, values: Iterable[str]
-) -> dict[str, Counter]:
-    """Register a counter with one label and create the series of every value at 0.
-
-    Raises:
-        ValueError: The registry already has the series, or the label name is not allowed.
-    """
-    family = counter(registry, series, (label,))
-    return {value: family.labels(value) for value in values}

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from dialback.metrics import names
 from dialback.metrics.names import PublishCause, PublishStage, PullErrorKind
-from dialback.metrics.registration import closed_set, counter, gauge, histogram
+from dialback.metrics.registration import Distribution, Tallies, counter, gauge, histogram
 
 
 class ServiceMetrics:
@@ -49,10 +49,10 @@ class ServiceMetrics:
         self._wall_clock = wall_clock
         self._slot_count = slots
         self.last_pull = 0.0
-        self._outcomes = closed_set(registry, names.OUTCOMES, "outcome", outcomes)
-        self._dead_letters = closed_set(registry, names.DEAD_LETTERS, "reason", outcomes)
-        self._delivery_ends = closed_set(registry, names.DELIVERIES, "end", delivery_ends)
-        self._pull_errors = closed_set(registry, names.PULL_ERRORS, "kind", PullErrorKind)
+        self._outcomes = Tallies(registry, names.OUTCOMES, "outcome", outcomes)
+        self._dead_letters = Tallies(registry, names.DEAD_LETTERS, "reason", outcomes)
+        self._delivery_ends = Tallies(registry, names.DELIVERIES, "end", delivery_ends)
+        self._pull_errors = Tallies(registry, names.PULL_ERRORS, "kind", PullErrorKind)
         self._publish_failures = _publish_failures(registry)
         self._register_unlabelled(registry)
         self._register_slots(registry)
@@ -63,7 +63,7 @@ class ServiceMetrics:
         self._heartbeat_late = counter(registry, names.HEARTBEAT_LATE)
         self._dial_retries = counter(registry, names.DIAL_RETRIES)
         self._reconnects = counter(registry, names.RECONNECTS)
-        self._queue_wait = histogram(registry, names.QUEUE_WAIT)
+        self._queue_wait = Distribution(registry, names.QUEUE_WAIT, {})
         self._streams_resumed = counter(registry, names.STREAMS_RESUMED)
         self._replayed_items = counter(registry, names.REPLAYED_ITEMS)
         self._handover = histogram(registry, names.HANDOVER)
@@ -84,7 +84,7 @@ class ServiceMetrics:
         Raises:
             KeyError: The outcome is not in the set given at construction.
         """
-        self._outcomes[outcome].inc()
+        self._outcomes.count(outcome)
 
     def count_delivery_end(self, end: str) -> None:
         """Count one delivery that ended, whether its request did or not.
@@ -92,7 +92,7 @@ class ServiceMetrics:
         Raises:
             KeyError: The end is not in the set given at construction.
         """
-        self._delivery_ends[end].inc()
+        self._delivery_ends.count(end)
 
     def count_publish_failure(self, stage: PublishStage, cause: PublishCause) -> None:
         """Count one response stream that could not be written to its end."""
@@ -104,7 +104,7 @@ class ServiceMetrics:
         Raises:
             KeyError: The outcome is not in the set given at construction.
         """
-        self._dead_letters[outcome].inc()
+        self._dead_letters.count(outcome)
 
     def count_ack_unconfirmed(self) -> None:
         """Count one acknowledgement that the server did not confirm in time."""
@@ -120,7 +120,7 @@ class ServiceMetrics:
         Raises:
             KeyError: The kind is no :class:`~dialback.metrics.names.PullErrorKind`.
         """
-        self._pull_errors[kind].inc()
+        self._pull_errors.count(kind)
 
     def count_dial_retry(self) -> None:
         """Count one dial that is tried again within a delivery."""

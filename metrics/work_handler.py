@@ -7,8 +7,7 @@ What is counted when is the caller's business (protocol, section 12); no I/O her
 
 import re
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry
 
@@ -46,15 +45,14 @@ class WorkHandlerMetrics:
             endpoint: Value of ``dynamo_endpoint``.
             worker_id: Instance id in lower hex.
             labels: Further labels for the per-endpoint series, for instance ``model``.
-            clock: Monotonic time in seconds, for the duration and the uptime.
+            clock: Monotonic time in seconds, for the uptime.
 
         Raises:
             ValueError: A label name is reserved or malformed, or the registry has the series.
         """
         values = _endpoint_labels(namespace, component, endpoint, worker_id, labels or {})
-        self._clock = clock
         self._register_endpoint(registry, values)
-        self._register_process(registry, worker_id)
+        self._register_process(registry, worker_id, clock)
 
     def _register_endpoint(self, registry: CollectorRegistry, values: dict[str, str]) -> None:
         keys = tuple(values)
@@ -72,35 +70,30 @@ class WorkHandlerMetrics:
             for error_type in ErrorType
         }
 
-    def _register_process(self, registry: CollectorRegistry, worker_id: str) -> None:
-        clock, started = self._clock, self._clock()
+    def _register_process(
+        self, registry: CollectorRegistry, worker_id: str, clock: Callable[[], float]
+    ) -> None:
+        started = clock()
         uptime = gauge(registry, names.UPTIME, (names.WORKER_ID_LABEL,)).labels(worker_id)
         uptime.set_function(lambda: clock() - started)
         self._transit = Distribution(registry, names.NETWORK_TRANSIT, {})
         self._first_response = Distribution(registry, names.TIME_TO_FIRST_RESPONSE, {})
         _register_tcp_plane(registry)
 
-    def track_request(self, request_bytes: int) -> AbstractContextManager[None]:
-        """Count one request for as long as the context lasts.
-
-        Every way out lowers the in-flight gauge and then observes the duration.
+    def request_began(self, request_bytes: int) -> None:
+        """Count one request; :meth:`request_ended` follows, whatever comes of it.
 
         Args:
             request_bytes: Length of the whole NATS payload, frame prefix included.
         """
-        return self._tracked(request_bytes)
-
-    @contextmanager
-    def _tracked(self, request_bytes: int) -> Generator[None]:
-        started = self._clock()
         self._requests.value += 1
         self._inflight += 1
         self._request_bytes.value += request_bytes
-        try:
-            yield
-        finally:
-            self._inflight -= 1
-            self._duration.observe(self._clock() - started)
+
+    def request_ended(self, seconds: float) -> None:
+        """Lower the in-flight gauge and record the request's duration."""
+        self._inflight -= 1
+        self._duration.observe(seconds)
 
     def observe_transit(self, seconds: float) -> None:
         """Record the time from the requester's sending to this worker, in seconds.

@@ -218,7 +218,7 @@ class Consumer:
     async def _work(self, work: Work, before: Work | None) -> None:
         if work.delivery.number == 1:
             waited = time.time_ns() - work.delivery.published_ns
-            self._metrics.observe_queue_wait(max(0.0, waited / _NS))
+            self._metrics.observe_queue_wait(waited / _NS)
         try:
             if before is not None:
                 await before.ended()

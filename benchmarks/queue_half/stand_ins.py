@@ -5,7 +5,6 @@ The back-channel in every run; leases and metrics in the runs that ask what thos
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from types import EllipsisType
 
 from typing_extensions import override
@@ -169,8 +168,12 @@ class NoWorkHandlerMetrics(WorkHandlerMetrics):
     """Dynamo's series, of which a request only adds to one."""
 
     @override
-    def track_request(self, request_bytes: int) -> AbstractContextManager[None]:
-        return nullcontext()
+    def request_began(self, request_bytes: int) -> None:
+        pass
+
+    @override
+    def request_ended(self, seconds: float) -> None:
+        pass
 
     @override
     def observe_transit(self, seconds: float) -> None:

@@ -2,7 +2,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dialback.metrics.names import Series
-from dialback.metrics.registration import Distribution, Tally, counter, histogram
+from dialback.metrics.registration import Distribution, Tallies, Tally, counter, histogram
 
 SERIES = Series("things_total", "Things that were counted")
 
@@ -33,6 +33,25 @@ def test_a_name_that_is_taken_is_refused() -> None:
     Tally(registry, SERIES, {})
     with pytest.raises(ValueError, match="uplicated"):
         Tally(registry, SERIES, {})
+    with pytest.raises(ValueError, match="uplicated"):
+        counter(registry, SERIES)
+
+
+def test_tallies_are_exposed_as_the_counter_they_are() -> None:
+    registry, reference = CollectorRegistry(), CollectorRegistry()
+    tallies = Tallies(registry, SERIES, "kind", ("a", "b"))
+    tallies.count("a")
+    family = counter(reference, SERIES, ("kind",))
+    family.labels("a").inc()
+    family.labels("b").inc(0)
+    [ours], [theirs] = registry.collect(), reference.collect()
+    assert (ours.name, ours.documentation, ours.type) == (
+        theirs.name,
+        theirs.documentation,
+        theirs.type,
+    )
+    wanted = [sample for sample in theirs.samples if not sample.name.endswith("_created")]
+    assert ours.samples == wanted
     with pytest.raises(ValueError, match="uplicated"):
         counter(registry, SERIES)
 

@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,38 +85,30 @@ def test_errors_look_like_dynamo_once_it_shows_them() -> None:
 
 def test_a_request_is_counted_and_in_flight_on_entry() -> None:
     registry = CollectorRegistry()
-    with _metrics(registry).track_request(412):
-        assert _value(registry, names.REQUESTS.name) == 1
-        assert _value(registry, names.INFLIGHT_REQUESTS.name) == 1
-        assert _value(registry, names.REQUEST_BYTES.name) == 412
-        assert _value(registry, f"{names.REQUEST_DURATION.name}_count") == 0
+    _metrics(registry).request_began(412)
+    assert _value(registry, names.REQUESTS.name) == 1
+    assert _value(registry, names.INFLIGHT_REQUESTS.name) == 1
+    assert _value(registry, names.REQUEST_BYTES.name) == 412
+    assert _value(registry, f"{names.REQUEST_DURATION.name}_count") == 0
 
 
 def test_requests_overlap() -> None:
     registry = CollectorRegistry()
     metrics = _metrics(registry)
-    with metrics.track_request(1), metrics.track_request(1):
-        assert _value(registry, names.INFLIGHT_REQUESTS.name) == 2
+    metrics.request_began(1)
+    metrics.request_began(1)
+    assert _value(registry, names.INFLIGHT_REQUESTS.name) == 2
+    metrics.request_ended(0.1)
+    metrics.request_ended(0.1)
     assert _value(registry, names.INFLIGHT_REQUESTS.name) == 0
     assert _value(registry, names.REQUESTS.name) == 2
 
 
-@pytest.mark.parametrize("error", [None, ValueError(), asyncio.CancelledError(), SystemExit()])
-def test_every_way_out_ends_the_request(error: BaseException | None) -> None:
-    registry, clock = CollectorRegistry(), Clock()
-    metrics = _metrics(registry, clock)
-
-    def serve() -> None:
-        with metrics.track_request(1):
-            clock.now = 15.0
-            if error is not None:
-                raise error
-
-    if error is None:
-        serve()
-    else:
-        with pytest.raises(type(error)):
-            serve()
+def test_a_request_that_ended_has_a_duration_and_is_not_in_flight() -> None:
+    registry = CollectorRegistry()
+    metrics = _metrics(registry)
+    metrics.request_began(1)
+    metrics.request_ended(15.0)
     duration = names.REQUEST_DURATION.name
     assert _value(registry, names.INFLIGHT_REQUESTS.name) == 0
     assert _value(registry, f"{duration}_sum") == 15
