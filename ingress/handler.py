@@ -8,8 +8,9 @@ ending means for the message is the queue's business (overview, sections 3 and 8
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from dialback.errors import (
     CallHomeForbiddenError,

@@ -42,8 +42,7 @@ _MAX_DIGITS: Final = 19  # of Unix nanoseconds: until the year 2286
 _MAX_REASON: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class CallHome:
+class CallHome(msgspec.Struct, frozen=True):
     """Where and how to answer.
 
     Attributes:
@@ -62,8 +61,7 @@ class CallHome:
     reuse: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedRequest:
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that can be served.
 
     Attributes:

@@ -12,9 +12,11 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from dialback.errors import DialbackError, PublishError, SerializationError
 from dialback.ingress.context import Context
@@ -82,8 +84,7 @@ class ResponseRun:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resumption:
+class Resumption(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that another worker can go on with.
 
     Attributes:
@@ -97,8 +98,7 @@ class Resumption:
     replay: Replay
 
 
-@dataclass(slots=True, kw_only=True)
-class ResponseHooks:
+class ResponseHooks(msgspec.Struct, kw_only=True):
     """What the handler wants to know while a stream runs, and where its bytes are counted.
 
     Attributes:
@@ -108,10 +108,10 @@ class ResponseHooks:
         response_bytes: The bytes of each body are added before it is queued.
     """
 
-    accepted: Callable[[], None] = field(default=lambda: None)
-    first_item: Callable[[], None] = field(default=lambda: None)
+    accepted: Callable[[], None] = lambda: None
+    first_item: Callable[[], None] = lambda: None
     item_sent: Callable[[], None] | None = None
-    response_bytes: Count = field(default_factory=Count)
+    response_bytes: Count = msgspec.field(default_factory=Count)
 
 
 async def run_response(
@@ -254,8 +254,7 @@ class _Watch:
             self._timer.cancel()
 
 
-@dataclass(slots=True)
-class _Pump:
+class _Pump(msgspec.Struct):
     """Calls the engine and writes what it yields."""
 
     engine: Engine

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+import msgspec
 from xxhash import xxh3_64
 
 from dialback.errors import ResponseTimeout, StreamInterrupted, Unknown
@@ -31,8 +32,7 @@ class Resume(StrEnum):
     """It starts at ``context.resume_from``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Call the engine.
 
     Attributes:

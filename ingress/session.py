@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from dialback.ingress.answer import ANSWER_TIMEOUT
 from dialback.ingress.response import Resumption
 from dialback.ingress.resumption import Start
@@ -52,8 +54,7 @@ class ExchangeTools:
     on_healthy: Callable[[], None] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, kw_only=True):
     """What the two ends of a resumable stream agreed on.
 
     Attributes:
@@ -71,8 +72,7 @@ class Session:
         return self.start.waited + time.monotonic() - self.agreed
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """How far a request has got, for its ending.
 
     Attributes:

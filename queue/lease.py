@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import nats.errors
 from nats.aio.client import Client
 
@@ -33,8 +33,7 @@ RENEWALS_PER_LEASE: Final = 3
 _STOP_TIMEOUT: Final = 30.0  # seconds for the thread to close its connection
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct):
     """One delivery's lease.
 
     Attributes:

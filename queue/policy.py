@@ -59,6 +59,7 @@ class RetryPolicy:
     discard_gone: bool = False
 
 
+_ACK: Final = Ack()
 _NS: Final = 1_000_000_000
 _MAX_DIGITS: Final = 19  # of Unix nanoseconds
 _MAX_DOUBLINGS: Final = 64  # any delay is at its cap by then, and a float still holds it
@@ -110,9 +111,9 @@ def disposition_for(
             # Never past the deadline: the other half is for the attempt itself.
             return Nak(delay if left is None else min(delay, left / 2), retry=True)
         case Finished(outcome=Outcome.REQUESTER_GONE) if policy.discard_gone:
-            return Ack()
+            return _ACK
         case Finished(outcome=outcome):
-            return DeadLetter() if outcome in _DEAD_LETTERED else Ack()
+            return DeadLetter() if outcome in _DEAD_LETTERED else _ACK
     assert_never(ending)
 
 

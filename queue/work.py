@@ -9,10 +9,10 @@ Source: jetstream section 2.1.
 
 import asyncio
 import time
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
@@ -43,8 +43,7 @@ def key_of(info: DeliveryInfo) -> str:
     return note_key(info.stream, info.sequence, info.published_ns)
 
 
-@dataclass(slots=True, eq=False)
-class Work:
+class Work(msgspec.Struct, eq=False):
     """One message that is being worked on.
 
     Attributes:
@@ -72,7 +71,7 @@ class Work:
     earlier: frozenset[int] = frozenset()
     given_up: bool = False
     settling: bool = False
-    started: float = field(default_factory=time.monotonic)
+    started: float = msgspec.field(default_factory=time.monotonic)
 
     @property
     def reply(self) -> str:

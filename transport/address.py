@@ -6,10 +6,10 @@ rule 7 (the call-home address comes from the message, so an allow-list guards it
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+import msgspec
 from typing_extensions import override
 
 from dialback.errors import ConfigError, ConnectionInfoError
@@ -47,8 +47,7 @@ _NEVER: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """Where a requester listens.
 
     Attributes:

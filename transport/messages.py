@@ -159,8 +159,7 @@ class CallHomeHandshake(msgspec.Struct, frozen=True):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeOffer:
+class ResumeOffer(msgspec.Struct, frozen=True):
     """What a worker says of itself when it dials a resumable stream.
 
     Attributes:

@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+import msgspec
 import xxhash
 
 from dialback.errors import (
@@ -37,8 +38,7 @@ Frame: TypeAlias = bytes | tuple[bytes, ...]
 _NO_CHECKSUM: Final = b"\x00" * 8
 
 
-@dataclass(frozen=True, slots=True)
-class TwoPartMessage:
+class TwoPartMessage(msgspec.Struct, frozen=True):
     """A frame's content.
 
     Attributes:
