@@ -120,9 +120,9 @@ class Ingress:
         if given_up is not None:
             return await self._give_up(delivery, parsed, *given_up)
         sender = await self._dial(delivery, parsed)
-        if (cancelled := _cancelled(delivery)) and isinstance(sender, HandedBack):
-            return await self._give_up(delivery, parsed, *cancelled)
         if not isinstance(sender, ResponseSender):
+            if isinstance(sender, HandedBack) and (cancelled := _cancelled(delivery)):
+                return await self._give_up(delivery, parsed, *cancelled)
             return sender
         try:
             session: Session | None = None
@@ -232,6 +232,11 @@ class Ingress:
                 # A redelivery's requester may be gone, as only a dial can tell.
                 reuse=fresh and home.reuse and self._dialer.keeps,
             )
+            if offer.reuse and delivery.revocation.reason is None:
+                # It waits for nothing, so nothing has to be able to end its wait.
+                sender = self._dialer.reuse(home.address, home.subject, offer)
+                if sender is not None:
+                    return sender
         left = self._left(parsed)
         try:
             sender = await unless_revoked(

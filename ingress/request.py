@@ -84,8 +84,8 @@ class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     def expired(self, now_ns: int) -> bool:
         """Whether the caller has given up waiting for a first item."""
-        limits = [limit for limit in (self.start_by_ns, self.deadline_ns) if limit is not None]
-        return bool(limits) and now_ns >= min(limits)
+        overdue = self.start_by_ns is not None and now_ns >= self.start_by_ns
+        return overdue or (self.deadline_ns is not None and now_ns >= self.deadline_ns)
 
     def past_deadline(self, now_ns: int) -> bool:
         """Whether the caller has given up on the whole stream."""

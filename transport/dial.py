@@ -56,7 +56,11 @@ class _Handshake:
 
 
 class Dialer:
-    """Opens response streams to requesters."""
+    """Opens response streams to requesters.
+
+    Attributes:
+        keeps: Whether connections are kept, for offers that say so.
+    """
 
     def __init__(
         self,
@@ -69,11 +73,7 @@ class Dialer:
         self._settings = settings or DialSettings()
         self._on_retry = on_retry
         self._idle = IdleConnections(self._settings.idle_timeout)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether connections are kept, for offers that say so."""
-        return self._settings.idle_timeout > 0
+        self.keeps = self._settings.idle_timeout > 0
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -104,7 +104,7 @@ class Dialer:
                 something answered that nobody listens.
         """
         if offer is not None and offer.reuse:
-            sender = self._reused(address, subject, offer)
+            sender = self.reuse(address, subject, offer)
             if sender is not None:
                 return sender
         settings = self._settings
@@ -131,8 +131,11 @@ class Dialer:
             times = "1 attempt" if made == 1 else f"{made} attempts"
             raise DialError(f"{last} ({times})", gone=last.gone, attempts=made) from last
 
-    def _reused(self, address: Address, subject: str, offer: ResumeOffer) -> ResponseSender | None:
-        """Write the handshake on a connection that was kept; ``None`` if there is none."""
+    def reuse(self, address: Address, subject: str, offer: ResumeOffer) -> ResponseSender | None:
+        """Write the handshake on a connection that was kept; ``None`` if there is none.
+
+        What :meth:`dial` does first. It waits for nothing, so nothing can come in between.
+        """
         connection = self._idle.take(address)
         if connection is None:
             return None
