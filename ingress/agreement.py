@@ -4,6 +4,7 @@ I/O round the pure decisions of :mod:`dialback.ingress.resumption`. Source: over
 """
 
 import time
+from typing import Final
 
 from dialback.errors import PublishError, StreamSupersededError
 from dialback.ingress.answer import say
@@ -16,6 +17,8 @@ from dialback.ingress.session import ExchangeTools, Progress, Session
 from dialback.metrics.names import ErrorType
 from dialback.outcomes import Delivery, Ending, Finished, Outcome, Revoked, Superseded
 from dialback.transport.sender import ResponseSender
+
+_AT_THE_FIRST_ITEM: Final = Start()
 
 
 async def agree(
@@ -44,7 +47,7 @@ async def agree(
     settings = tools.settings
     if sender.fresh:
         progress.handshaken = True
-        return _session(engine, Start())
+        return _session(engine, _AT_THE_FIRST_ITEM)
     try:
         answer = await unless_revoked(
             sender.resume_answer(settings.answer_timeout, parsed.call_home.codec),

@@ -14,7 +14,7 @@ import sys
 import typing
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator
 from contextlib import contextmanager
-from types import TracebackType
+from types import AsyncGeneratorType, TracebackType
 from typing import Any, Final, Protocol, TypeAlias, TypeGuard, TypeVar, cast
 
 import msgspec
@@ -101,6 +101,8 @@ class Engine:
         Raises:
             DeserializationError: If it does not fit the annotation.
         """
+        if self._convert is None:
+            return value
         try:
             return self._convert(value)
         except (Exception, SystemExit) as error:  # the validators are the user's: anything goes
@@ -116,6 +118,9 @@ class Engine:
         stream = (
             self._generate(request, context) if self._takes_context else self._generate(request)
         )
+        if isinstance(stream, AsyncGeneratorType):
+            # As a rule; what follows asks abstract classes, in Python code.
+            return stream  # pyright: ignore[reportUnknownVariableType]
         if inspect.isawaitable(stream):
             stream = await stream
         if not _is_async_iterable(stream):
@@ -273,14 +278,14 @@ def _takes_context(generate: Callable[..., Any], name: str) -> bool:
     return len(positional) > 1
 
 
-def _converter(generate: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Return how a plain value becomes the type of the engine's first parameter."""
+def _converter(generate: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """Return how a plain value becomes the type of the engine's first parameter, if it has to."""
     function = generate if inspect.isroutine(generate) else getattr(generate, "__call__", generate)  # noqa: B004
     try:
         hints = typing.get_type_hints(function)
         first = next(iter(inspect.signature(function).parameters))
     except (TypeError, ValueError, NameError, AttributeError, StopIteration):
-        return _unchanged
+        return None
     wanted = hints.get(first)
     validate = getattr(wanted, "model_validate", None)  # pydantic's, without importing it
     if callable(validate):
@@ -288,8 +293,4 @@ def _converter(generate: Callable[..., Any]) -> Callable[[Any], Any]:
     is_struct = inspect.isclass(wanted) and issubclass(wanted, msgspec.Struct)
     if is_struct or (inspect.isclass(wanted) and dataclasses.is_dataclass(wanted)):
         return lambda value: msgspec.convert(value, wanted)
-    return _unchanged
-
-
-def _unchanged(value: Any) -> Any:
-    return value
+    return None

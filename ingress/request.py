@@ -132,13 +132,14 @@ def parse_unary(delivery: Delivery) -> ParsedRequest | Rejection:
         message = decode(delivery.payload)
     except ProtocolError as error:
         return _reject(delivery, error, salvage_header(delivery.payload))
-    if message.kind != "header-and-data":
+    if not (message.header and message.data):
         wrong = InvalidMessageError(f"a request has a header and a body, this is {message.kind}")
         return _reject(delivery, wrong, message.header or None)
     try:
         control = decode_request_control(message.header)
-        value = decode_value(message.data, control.codec)
-        call_home = _call_home_of(control)
+        codec = control.codec
+        value = decode_value(message.data, codec)
+        call_home = _call_home_of(control, codec)
     except (ProtocolError, ConnectionInfoError) as error:
         return _reject(delivery, error, message.header)
     return ParsedRequest(
@@ -164,7 +165,7 @@ def brief(error: Exception) -> str:
     return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "..."
 
 
-def _call_home_of(control: RequestControlMessage) -> CallHome:
+def _call_home_of(control: RequestControlMessage, codec: PayloadCodec) -> CallHome:
     """Check the connection info in the seed's order.
 
     Raises:
@@ -181,7 +182,7 @@ def _call_home_of(control: RequestControlMessage) -> CallHome:
     return CallHome(
         parse_address(info.address),
         info.subject,
-        control.codec,
+        codec,
         resumable=info.resumable == 1,
         reuse=info.reuse == 1,
     )

@@ -156,9 +156,10 @@ async def run_response(
     pump = _Pump(engine, context, sender, codec, hooks, run, replay, watch)
     if not engine.quick:  # the requester waits for the handshake for ten seconds only
         sender.connection.flush()
-    task = asyncio.create_task(pump.serve(value), name=f"engine-{context.id()}")
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(pump.serve(value), name=f"engine-{context.id()}")
     # After the engine's first step: a handshake that is queued leaves with its first items.
-    asyncio.get_running_loop().call_soon(pump.first_step_over)
+    loop.call_soon(pump.first_step_over)
     task.add_done_callback(watch.engine_done)
     try:
         await watch.over

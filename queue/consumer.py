@@ -147,7 +147,7 @@ class Consumer:
         if self._slots.room(info.consumer) <= 0:
             return False
         work = self._begin(before, message, info, asked)
-        task = work.task = asyncio.create_task(
+        task = work.task = asyncio.get_running_loop().create_task(
             self._work(work, before), name=f"delivery-{info.sequence}"
         )
         self._tasks[task] = work

@@ -33,6 +33,7 @@ from dialback.transport.two_part import TwoPartMessage, encode
 STOP_FRAME: Final = encode(encode_document(ControlMessage.STOP))
 KILL_FRAME: Final = encode(encode_document(ControlMessage.KILL))
 SENTINEL_FRAME: Final = encode(encode_document(ControlMessage.SENTINEL))
+_ACCEPTED_FRAME: Final = encode(encode_document(ResponseStreamPrologue()))
 _CONTROLS: Final = {encode_document(control): control for control in ControlMessage}
 
 
@@ -204,8 +205,11 @@ class WorkerEnd:
 
     def prologue(self, refusal: ResponseStreamPrologue | None = None) -> bytes:
         """Return the prologue's frame: accepted, or the refusal."""
-        self.advance(WorkerEvent.REFUSAL if refusal else WorkerEvent.PROLOGUE)
-        return encode(encode_document(refusal or ResponseStreamPrologue()))
+        if refusal is None:
+            self.advance(WorkerEvent.PROLOGUE)
+            return _ACCEPTED_FRAME
+        self.advance(WorkerEvent.REFUSAL)
+        return encode(encode_document(refusal))
 
     def receive(self, message: TwoPartMessage) -> WorkerEvent | None:
         """Return what a frame from the requester means; ``None`` for an empty frame.
