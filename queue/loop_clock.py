@@ -21,16 +21,16 @@ class LoopClock:
 
     def turned(self, now: float) -> None:
         """The event loop turns."""
-        self._stood_still = self._standstill(now)
+        if now - self.last > _STANDSTILL:
+            self._stood_still = self._standstill(now)
         self.last = now
 
     def read_after(self, now: float) -> float:
         """Return a time after which a message that is handed over now was delivered."""
-        begin, end = self._standstill(now)
+        begin, end = self._standstill(now) if now - self.last > _STANDSTILL else self._stood_still
         return begin if now - end <= _AFTERMATH else self.last
 
     def _standstill(self, now: float) -> tuple[float, float]:
+        """Return the standstill that lasts until now."""
         begin, end = self._stood_still
-        if now - self.last <= _STANDSTILL:
-            return begin, end
         return (begin if self.last - end <= _AFTERMATH else self.last), now

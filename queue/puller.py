@@ -111,9 +111,10 @@ class Puller:
             self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
 
     def _at_ease(self) -> bool:
-        if not self._stands_by or self._standing is None:
+        standing = self._standing
+        if not self._stands_by or standing is None or not standing.stocked:
             return False
-        return self._standing.at_ease(min(map(self._room, self._lanes)))
+        return standing.asked <= min(map(self._room, self._lanes))
 
     def reset(self) -> None:
         """The connection was re-established: the server has forgotten our pulls."""
@@ -282,15 +283,15 @@ class Puller:
         settings = self._settings
         while not self._told() and not self._in_doubt(standing):
             rooms = {lane: self._room(lane) for lane in self._lanes}
-            if standing.in_the_way(rooms) if self._inbox.cancels else not any(rooms.values()):
+            cancels = self._inbox.cancels
+            if standing.in_the_way(rooms) if cancels else not any(rooms.values()):
                 return
             now, in_hand = time.monotonic(), self._in_hand()
             more = standing.top_up(rooms, settings.max_batch, now, in_hand=in_hand)
             if more is None:
                 return
             for lane, wanted in more.items():
-                brief = wanted > 1 or not self._inbox.cancels
-                body = settings.standing(wanted, brief=brief)
+                body = settings.standing(wanted, brief=wanted > 1 or not cancels)
                 await self._inbox.pull(lane, standing.reply(lane), body)
             await self._sleep(settings.heartbeat / 2)
 

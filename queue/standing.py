@@ -67,17 +67,24 @@ class Standing:
 
     def in_the_way(self, rooms: Mapping[str, int]) -> bool:
         """Whether a pull stands on a lane for which there is no slot."""
+        if min(rooms.values()) > 0:
+            return False  # as a rule
         return any(credit and rooms[lane] <= 0 for lane, credit in self._credit.items())
 
-    def at_ease(self, room: int) -> bool:
-        """Whether every lane's pull can bring another message, and there are slots for them all.
+    @property
+    def asked(self) -> int:
+        """How many messages the pulls can still bring."""
+        return sum(self._credit.values())
 
-        Args:
-            room: How many more messages of any lane there are slots for.
-        """
-        asked = self._credit.values()
-        enough = all(credit > self._share(lane) // 2 for lane, credit in self._credit.items())
-        return enough and sum(asked) <= room
+    @property
+    def stocked(self) -> bool:
+        """Whether every lane's pull can bring another message."""
+        if not all(self._credit.values()):
+            return False  # known at once, and so after each message of a worker that was idle
+        for lane, credit in self._credit.items():  # noqa: SIM110 -- all() adds a call for each lane
+            if credit <= self._share(lane) // 2:
+                return False
+        return True
 
     def top_up(
         self, rooms: Mapping[str, int], most: int, now: float, *, in_hand: int = 0
@@ -94,7 +101,7 @@ class Standing:
             in_hand: Messages that are being worked on.
         """
         self._in_hand = in_hand
-        asked, more = sum(self._credit.values()), dict[str, int]()
+        asked, more = self.asked, dict[str, int]()
         for lane, room in rooms.items():
             wanted = self._wanted(lane, room, asked)
             if wanted is None:
@@ -163,5 +170,8 @@ class Standing:
 
     def silence(self, now: float) -> float:
         """Return for how many seconds the quietest lane that a pull stands on was not heard."""
-        heard = (self._heard[lane] for lane, credit in self._credit.items() if credit)
-        return now - min(heard, default=now)
+        earliest = now
+        for lane, credit in self._credit.items():
+            if credit and self._heard[lane] < earliest:
+                earliest = self._heard[lane]
+        return now - earliest

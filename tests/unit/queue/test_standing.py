@@ -34,14 +34,14 @@ def test_a_busy_worker_asks_lanes_that_bring_something_for_a_quarter_of_what_it_
     rooms = room_for_all(1000)
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == room_for_all(1)
     pulls.message("normal", 0, 1.0)
-    assert not pulls.at_ease(1000)
+    assert not pulls.stocked
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 5}
     for _ in range(2):
         pulls.message("normal", 0, 1.0)
-        assert pulls.at_ease(1000)
+        assert pulls.stocked
         assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {}
     pulls.message("normal", 0, 1.0)
-    assert not pulls.at_ease(1000)
+    assert not pulls.stocked
     assert pulls.top_up(rooms, MOST, 0.0, in_hand=20) == {"normal": 3}
 
 
