@@ -40,6 +40,8 @@ ENGINE_CLOSE_TIMEOUT: Final = 5.0
 class StreamEnd(Enum):
     """Why the engine's part of a response stream ended."""
 
+    __hash__ = object.__hash__  # in C: Enum's own is a call of Python code
+
     DONE = "the engine ended its stream"
     REFUSED = "the engine refused"
     FAILED = "the engine failed"

@@ -163,7 +163,8 @@ class Settler:
 
         async def attempt() -> None:
             nonlocal timeout
-            await self._connected(lost, started + self._give_up_after)
+            if not self._client.is_connected:
+                await self._wait_for_connection(lost, started + self._give_up_after)
             if lost():
                 raise LeaseExpiredError(f"{body.decode()} not confirmed within the lease")
             prove = time.monotonic() - started >= self._prove_after
@@ -185,7 +186,7 @@ class Settler:
             reraise=True,
         )
 
-    async def _connected(self, lost: Callable[[], bool], end: float) -> None:
+    async def _wait_for_connection(self, lost: Callable[[], bool], end: float) -> None:
         """Wait for the connection, which is no attempt; at most until ``end``, monotonic."""
         while not self._client.is_connected:
             if self._client.is_closed or lost() or time.monotonic() > end:

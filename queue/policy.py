@@ -133,9 +133,8 @@ def seconds_left(headers: Mapping[str, str], now_ns: int) -> float | None:
         headers: The request's NATS headers.
         now_ns: Unix nanoseconds.
     """
-    deadline, start_by = (
-        _time(headers.get(name, "")) for name in (DEADLINE_HEADER, START_BY_HEADER)
-    )
+    deadline = _time(headers.get(DEADLINE_HEADER, ""))
+    start_by = _time(headers.get(START_BY_HEADER, ""))
     limits = [] if deadline is None else [deadline]
     if start_by is not None and start_by > now_ns:
         limits.append(start_by)

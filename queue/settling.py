@@ -167,15 +167,16 @@ class Settling:
     async def _carry_out(self, work: Work, ending: Ending, disposition: Disposition) -> DeliveryEnd:
         if work.expired():
             return DeliveryEnd.SUPERSEDED
-        number = frozenset({work.delivery.number})
         match disposition:
             case Leave():
                 return DeliveryEnd.SUPERSEDED
             case Nak(delay=delay, retry=True):
-                await self._give_back(work, delay, Note(retried=number))
+                note = Note(retried=frozenset({work.delivery.number}))
+                await self._give_back(work, delay, note)
                 return DeliveryEnd.RETRIED
             case Nak(delay=delay):
-                await self._give_back(work, delay, Note(handed_back=number))
+                note = Note(handed_back=frozenset({work.delivery.number}))
+                await self._give_back(work, delay, note)
                 return DeliveryEnd.HANDED_BACK
             case Ack():
                 return await self._remove(work, ACK)
@@ -256,7 +257,7 @@ def _facts(work: Work, ending: Ending) -> dict[str, object]:
     if isinstance(ending, Finished):
         ttfr = ending.time_to_first_response
         facts |= {
-            "outcome": ending.outcome.value,
+            "outcome": str(ending.outcome),  # .value is two calls of Python code
             "caller": ending.caller,
             "items": ending.items,
             "bytes": ending.response_bytes,

@@ -220,7 +220,8 @@ class WorkerEnd:
         if not message.header and not message.data:
             return None
         control = None if message.data else _CONTROLS.get(message.header)
-        if control is None and not message.data:
+        # A control frame is a string. To try to read one costs an exception for each release.
+        if control is None and not message.data and not message.header.startswith(b"{"):
             control = _lenient_control(message.header)
         event = {ControlMessage.STOP: WorkerEvent.STOP, ControlMessage.KILL: WorkerEvent.KILL}.get(
             control or ControlMessage.SENTINEL, WorkerEvent.VIOLATION
