@@ -90,7 +90,7 @@ class Puller:
         self._empty = EmptyLanes()
         self._standing: Standing | None = None
         self._stands_by = False
-        self._soon: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next kick that needs no event
         self._passes = self._failures = 0
 
     # --- told from outside ------------------------------------------------------------
@@ -107,8 +107,8 @@ class Puller:
         """
         if not self._at_ease():
             asyncio.get_running_loop().call_soon(self._kick.set)
-        elif self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(_SOON, self._kick.set)
+        else:
+            self._kick_within(_SOON)
 
     def _at_ease(self) -> bool:
         standing = self._standing
@@ -161,6 +161,8 @@ class Puller:
             await self._let_pulls_end()
         finally:
             self._stopping = True
+            if self._timer is not None:
+                self._timer.cancel()
             await self._inbox.drop()
             with suppress(nats.errors.Error, TimeoutError, OSError):
                 await self._client.flush(_FLUSH_TIMEOUT)  # what was under way has arrived
@@ -320,16 +322,27 @@ class Puller:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait for a kick, at most so long."""
-        timer = asyncio.get_running_loop().call_later(seconds, self._kick.set)
-        try:
-            await self._kick.wait()
-        finally:
-            timer.cancel()
-            if self._soon is not None:
-                self._soon.cancel()
-                self._soon = None
+        """Wait for a kick, at most so long; one that was due earlier may be for nothing."""
+        self._kick_within(seconds)
+        await self._kick.wait()
         self._kick.clear()
+
+    def _kick_within(self, seconds: float) -> None:
+        """Set the timer, unless it is set for as soon.
+
+        It goes on when a kick comes before it: to cancel and set one costs 2 us with every request.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(due, self._timed_kick)
+
+    def _timed_kick(self) -> None:
+        self._timer = None
+        self._kick.set()
 
     async def _back_off(self, reason: str) -> None:
         self._failures = min(self._failures + 1, 6)
