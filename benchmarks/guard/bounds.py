@@ -41,8 +41,8 @@ BOUNDS: Final = {
         code="transport/two_part.py, incoming.py, receiver.py, backlog.py",
     ),
     "pump": Bound(
-        instructions=1.7,
-        cpu_time=3.2,
+        instructions=1.25,
+        cpu_time=2.4,
         code="ingress/response.py, transport/sender.py, connection.py",
     ),
     "settle": Bound(
