@@ -8,6 +8,7 @@ Source: jetstream sections 2.6, 5 and 7.
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,11 +28,14 @@ from dialback.queue.api import JetStreamApi, api_error
 from dialback.queue.replies import Replies
 from dialback.retries import with_retries
 
+logger = logging.getLogger(__name__)
+
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
 EXPECTED_SUBJECT_SEQUENCE_HEADER: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOO_LARGE_FOR_STREAM: Final = 10054
 _ASK_TIMEOUT: Final = 2.0  # seconds for the question whether a stream exists
 _ASK_AGAIN: Final = 10.0  # seconds; a user without the right is never answered
+_TELL_AGAIN: Final = 10.0  # seconds
 _MAX_BACKOFF: Final = 1.0
 _MAY_BE_STORED: Final = "; it may be stored all the same"
 _SAFE_ID: Final = ": repeating it with the same id is safe for 10 minutes"
@@ -87,6 +91,7 @@ class Publisher:
         self._turns = asyncio.Semaphore(max_in_flight)
         self._replies = Replies(client)
         self._ask_not_before = 0.0
+        self._tell_not_before = 0.0
         self._not_answered = "not answered yet"
 
     async def publish(
@@ -142,8 +147,16 @@ class Publisher:
             wait=tenacity.wait_exponential(multiplier=0.1, max=_MAX_BACKOFF)
             + tenacity.wait_random(0, 0.2),
             retry=tenacity.retry_if_exception(self._can_still_succeed),
+            before_sleep=lambda state: self._trying_again(state.outcome, seconds),
             reraise=True,
         )
+
+    def _trying_again(self, outcome: tenacity.Future | None, seconds: float) -> None:
+        """Say what is waited for: once in a while, however many publishes wait for it."""
+        if outcome is not None and _now() >= self._tell_not_before:
+            self._tell_not_before = _now() + _TELL_AGAIN
+            facts = {"reason": str(outcome.exception()), "give_up_after": round(seconds)}
+            logger.warning("a publish failed and is tried again", extra=facts)
 
     def _can_still_succeed(self, error: BaseException) -> bool:
         return isinstance(error, ServerUnavailableError) and not self._client.is_closed

@@ -188,6 +188,28 @@ async def test_a_duplicate_is_our_own_only_after_a_publish_that_may_have_been_st
     assert (ack.duplicate, ack.attempts) == (True, attempts)
 
 
+async def test_what_is_waited_for_is_said_once_for_all_who_wait(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lost: list[bytes | Exception] = [nats.errors.TimeoutError()] * 3
+    server = FakeJetStream(answers=[*lost, STORED, STORED])
+    publisher = Publisher(server.client)
+    await asyncio.gather(publisher.publish("x", b"1", {}), publisher.publish("y", b"2", {}))
+    [record] = caplog.records
+    told = (record.levelname, record.message, vars(record)["give_up_after"])
+    assert told == ("WARNING", "a publish failed and is tried again", 30)
+    assert vars(record)["reason"].startswith("the publish to x was not acknowledged")
+
+
+async def test_a_publish_that_is_not_repeated_does_not_say_that_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = FakeJetStream(answers=[nats.errors.TimeoutError()])
+    with pytest.raises(ServerUnavailableError):
+        await Publisher(server.client).publish("x", b"1", {}, retry=False)
+    assert caplog.records == []
+
+
 async def test_a_client_that_is_closed_for_good_is_not_waited_for() -> None:
     server = FakeJetStream(is_connected=False, is_closed=True)
     with pytest.raises(ServerUnavailableError, match="not connected"):
