@@ -138,7 +138,10 @@ class Ledger:
                 caller_side=isinstance(error, CALLER_SIDE),
             )
             return entry
-        if asked.end is not EndState.COMPLETE:
+        allowed = {EndState.COMPLETE}
+        if stop_after is not None and asked.interruptions:
+            allowed.add(EndState.CANCELLED)  # no other worker comes after a stop
+        if asked.end not in allowed:
             self.problems.append(f"{request_id}: no error, but the stream is {asked.end}")
         if stop_after is not None and entry.items < expected:
             self.end(request_id, "stopped")
