@@ -194,7 +194,7 @@ class FrameConnection(asyncio.Protocol):
     def both_ways(self) -> bool:
         """Whether both ends write and are read, to the last byte: it can serve another stream."""
         heard = not self.peer_done and not self._deaf and not self._decoder.buffered
-        return self.open and heard
+        return self.open and not self._shut and heard
 
     def write(self, *buffers: bytes) -> None:
         """Queue the buffers of one frame; they leave as :mod:`dialback.transport.pacing` says.
@@ -216,7 +216,7 @@ class FrameConnection(asyncio.Protocol):
             self.flush()
 
     def write_frame(self, frame: Frame, size: int) -> bool:
-        """Do the same as :meth:`write`; return :attr:`breath_due`. The hot path.
+        """Queue one frame and return :attr:`breath_due`: :meth:`write` for the hot path.
 
         Args:
             frame: In one piece or in several.

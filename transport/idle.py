@@ -68,12 +68,14 @@ class IdleConnections:
         """Close those whose time is over, and look again when the next one's is."""
         loop = asyncio.get_running_loop()
         self._timer, now = None, loop.time()
-        for idle in self._all():
-            if idle.until <= now:
-                idle.close()
-        left = [idle.until for idle in self._all()]
-        if left:
-            self._timer = loop.call_at(min(left), self._close_old)
+        try:
+            for idle in self._all():
+                if idle.until <= now:
+                    idle.close()
+        finally:  # also for those that are left when one cannot be closed
+            left = [idle.until for idle in self._all()]
+            if left:
+                self._timer = loop.call_at(min(left), self._close_old)
 
 
 class _Idle:

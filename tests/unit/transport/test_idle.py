@@ -180,6 +180,69 @@ async def test_one_that_is_about_to_close_is_passed_over(
     await _close(older)
 
 
+async def test_one_that_refuses_writes_is_closed_and_never_taken(
+    idle: IdleConnections, requester: Requester
+) -> None:
+    older, _ = await _kept(idle, requester)
+    refusing, peer = await requester.connect()
+    refusing.refuse_writes()
+    idle.keep(requester.address, refusing)
+    assert idle.take(requester.address) is older
+    assert idle.take(requester.address) is None
+    assert await _received(peer) == b""
+    await _close(older, refusing)
+
+
+async def test_those_that_are_kept_are_closed_each_in_its_time(
+    requester: Requester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle, loop, now = IdleConnections(10.0), asyncio.get_running_loop(), 100.0
+    timers: list[tuple[float, Callable[[], None]]] = []
+
+    def call_at(when: float, do: Callable[[], None]) -> asyncio.TimerHandle:
+        timers.append((when, do))
+        return asyncio.TimerHandle(when, do, (), loop)
+
+    first, _ = await requester.connect()
+    second, _ = await requester.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "time", lambda: now)
+        patched.setattr(loop, "call_at", call_at)
+        idle.keep(requester.address, first)
+        now = 104.0
+        idle.keep(requester.address, second)
+        [(when, close_old)] = timers
+        assert when == 110.0
+        now = 110.0
+        close_old()
+        assert (first.open, second.open, len(idle)) == (False, True, 1)
+        assert [when for when, _ in timers] == [110.0, 114.0]
+        now = 114.0
+        timers.pop()[1]()
+        assert (second.open, len(idle)) == (False, 0)
+        assert len(timers) == 1, "none is set for nobody"
+    await _close(first, second)
+
+
+async def test_one_that_cannot_be_closed_keeps_no_other_open(
+    requester: Requester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = IdleConnections(SHORT)
+    broken, _ = await _kept(idle, requester)
+    other, peer = await _kept(idle, requester)
+
+    def fail() -> None:
+        raise OSError("broken")
+
+    monkeypatch.setattr(broken, "close", fail)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, why: told.append(why["exception"]))
+    assert await _received(peer) == b""
+    assert len(idle) == 0
+    assert [str(error) for error in told] == ["broken"]
+    await _close(broken, other)
+
+
 @pytest.mark.parametrize(
     "data",
     [
