@@ -268,6 +268,7 @@ class _Pump(msgspec.Struct):
     run: ResponseRun
     replay: Replay
     watch: _Watch
+    leaving: bool = False
     began: float = math.inf
 
     def first_step_over(self) -> None:
@@ -312,6 +313,7 @@ class _Pump(msgspec.Struct):
                 if not self.context.is_stopped():
                     self.replay.check_complete()
             finally:
+                self.leaving = True
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
@@ -344,7 +346,8 @@ async def _close_engine(pump: _Pump, task: asyncio.Task[None]) -> None:
             task.exception()  # nobody may be left who asks for it
         return
     pump.run.cancelled = True
-    task.cancel()
+    if not pump.leaving:  # else a cancellation would cut what the engine does at its end
+        task.cancel()
     await asyncio.wait((task,), timeout=ENGINE_CLOSE_TIMEOUT)
     if not task.done():
         _abandoned.add(task)

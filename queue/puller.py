@@ -91,6 +91,7 @@ class Puller:
         self._standing: Standing | None = None
         self._stands_by = False
         self._timer: asyncio.TimerHandle | None = None  # of the next kick that needs no event
+        self._due = 0.0  # when it comes; the event loop's time
         self._passes = self._failures = 0
 
     # --- told from outside ------------------------------------------------------------
@@ -322,7 +323,10 @@ class Puller:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait for a kick, at most so long; one that was due earlier may be for nothing."""
+        """Wait for a kick, at most so long.
+
+        It may end early and for nothing: a timer that was set before still kicks.
+        """
         self._kick_within(seconds)
         await self._kick.wait()
         self._kick.clear()
@@ -335,9 +339,10 @@ class Puller:
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = loop.call_at(due, self._timed_kick)
 
     def _timed_kick(self) -> None:

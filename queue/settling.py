@@ -257,7 +257,7 @@ def _facts(work: Work, ending: Ending) -> dict[str, object]:
     if isinstance(ending, Finished):
         ttfr = ending.time_to_first_response
         facts |= {
-            "outcome": str(ending.outcome),  # .value is two calls of Python code
+            "outcome": str(ending.outcome),
             "caller": ending.caller,
             "items": ending.items,
             "bytes": ending.response_bytes,

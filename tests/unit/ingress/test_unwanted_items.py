@@ -38,15 +38,21 @@ HAS_ANOTHER: Final = answer_frame(
 )
 async def test_nothing_is_written_or_counted_any_more(said: bytes, end: StreamEnd) -> None:
     transport, sender, healthy, counted = FakeTransport(), ResponseSender(), list[int](), Count()
+    cleaned: list[str] = []
     transport.join(sender.connection)
     sender.send_handshake("s", FRESH)
 
     async def chatters(_: object) -> AsyncIterator[int]:
-        yield 0
-        await asyncio.sleep(0)
-        sender.connection.data_received(said)
-        for number in range(1, MANY):
-            yield number
+        try:
+            yield 0
+            await asyncio.sleep(0)
+            sender.connection.data_received(said)
+            for number in range(1, MANY):
+                yield number
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            cleaned.append("to its end")
 
     run = await run_response(
         Engine(chatters),
@@ -59,5 +65,6 @@ async def test_nothing_is_written_or_counted_any_more(said: bytes, end: StreamEn
         hooks=ResponseHooks(item_sent=lambda: healthy.append(1), response_bytes=counted),
     )
     assert (run.end, run.items, len(healthy)) == (end, 1, 1)
+    assert cleaned == ["to its end"]
     assert counted.value <= item_bytes(0, 1)  # the one that was refused included
     assert b"".join(transport.calls).endswith(ACCEPTED + item(0))
