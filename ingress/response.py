@@ -69,7 +69,7 @@ class ResponseRun:
         items: Items written.
         response_bytes: Bytes of the bodies of items and final that were to be written, whether
             or not they left.
-        cancelled: Whether the engine's task was cancelled; what it yields after that is dropped.
+        cancelled: Whether the engine was ended from outside; what it yields after that is dropped.
         accepted: Whether the engine accepted the request (good prologue).
         exhausted: Whether the engine's stream came to its own end.
         complete: Whether all that ends the stream was written after its last item.
